@@ -1,0 +1,64 @@
+"""Evolvent: the life of a language model after pre-training.
+
+Every change to what a model knows is a commit with tests: a method takes a model and returns a model in a standard
+Hugging Face folder, with its lineage and a before/after measurement on the same questions.
+
+The names below are loaded on first use, so that importing the package does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "evolvent.models.resolve",
+    "Sampling": "evolvent.models.protocol",
+    "Question": "evolvent.data.records",
+    "Passage": "evolvent.data.records",
+    "read_questions": "evolvent.data.readers",
+    "ChoiceTask": "evolvent.data.tasks",
+    "NumericTask": "evolvent.data.tasks",
+    "TextTask": "evolvent.data.tasks",
+    "evaluate": "evolvent.evaluation.evaluate",
+    "compare": "evolvent.evaluation.evaluate",
+    "SemiEvol": "evolvent.methods.semievol.semievol",
+    "SemiEvolConfig": "evolvent.methods.semievol.config",
+    "SemiEvolResult": "evolvent.methods.semievol.semievol",
+    "EvolventError": "evolvent.errors",
+}
+_MODULES = {"samples": "evolvent.data.samples", "errors": "evolvent.errors"}
+
+__all__ = [*sorted(_HOMES), *sorted(_MODULES)]
+
+if TYPE_CHECKING:
+    from evolvent import errors as errors
+    from evolvent.data import samples as samples
+    from evolvent.data.readers import read_questions as read_questions
+    from evolvent.data.records import Passage as Passage
+    from evolvent.data.records import Question as Question
+    from evolvent.data.tasks import ChoiceTask as ChoiceTask
+    from evolvent.data.tasks import NumericTask as NumericTask
+    from evolvent.data.tasks import TextTask as TextTask
+    from evolvent.errors import EvolventError as EvolventError
+    from evolvent.evaluation.evaluate import compare as compare
+    from evolvent.evaluation.evaluate import evaluate as evaluate
+    from evolvent.methods.semievol.config import SemiEvolConfig as SemiEvolConfig
+    from evolvent.methods.semievol.semievol import SemiEvol as SemiEvol
+    from evolvent.methods.semievol.semievol import SemiEvolResult as SemiEvolResult
+    from evolvent.models.protocol import Sampling as Sampling
+    from evolvent.models.resolve import load as load
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'evolvent' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

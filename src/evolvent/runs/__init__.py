@@ -1,0 +1,1 @@
+"""What happened: run folders with stages that resume, lineage, and the report."""

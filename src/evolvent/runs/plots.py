@@ -1,0 +1,165 @@
+"""Plots as SVG text whose colours are CSS variables, so that a page shows them in light and in dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Colours that stand for CSS variables while matplotlib draws.
+_INK, _GRID = "#010101", "#020202"
+_SERIES = tuple(f"#0300{i:02x}" for i in range(1, 7))
+_VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)"} | {c: f"var(--series-{i + 1})" for i, c in enumerate(_SERIES)}
+
+
+def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """Loss over steps, one line a run; the faint line is each step, the strong one a running mean.
+
+    Args:
+        curves: name -> (step, loss in nats per answer token).
+    """
+    figure, axes = _figure()
+    for (name, points), color in zip(curves.items(), _SERIES, strict=False):
+        steps, losses = np.array([p[0] for p in points]), np.array([p[1] for p in points])
+        width = max(1, len(losses) // 20)
+        smooth = np.convolve(np.pad(losses, (width - 1, 0), mode="edge"), np.ones(width) / width, mode="valid")
+        axes.plot(steps, np.maximum(losses, 1e-4), color=color, alpha=0.25, linewidth=1)
+        axes.plot(steps, np.maximum(smooth, 1e-4), color=color, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, nats per answer token")
+    axes.legend()
+    return _svg(figure)
+
+
+def reliability(confidence: Sequence[float], correct: Sequence[bool], *, bins: int = 8) -> str:
+    """Share of right answers against confidence, in bins of equally many rows; the dashed line is perfect calibration."""
+    figure, axes = _figure()
+    order = np.argsort(confidence, kind="stable")
+    sure, right = np.asarray(confidence, float)[order], np.asarray(correct, float)[order]
+    groups = [g for g in np.array_split(np.arange(len(sure)), bins) if len(g)]
+    x = [sure[g].mean() for g in groups]
+    y = [right[g].mean() for g in groups]
+    error = [1.96 * np.sqrt(max(m * (1 - m), 1 / (4 * len(g))) / len(g)) for m, g in zip(y, groups, strict=True)]
+    low = min([0.95, *x, *y]) - 0.05
+    axes.plot([low, 1], [low, 1], color=_GRID, linestyle="--")
+    axes.errorbar(x, y, yerr=np.clip(error, 0, None), color=_SERIES[0], marker="o", capsize=3)
+    axes.set_ylim(max(0.0, low - 0.1), 1.03)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share of right answers")
+    return _svg(figure)
+
+
+def grouped_bars(
+    rows: Mapping[str, Mapping[str, float]], *, label: str, percent: bool = True, floor: float = 0.0
+) -> str:
+    """Bars side by side.
+
+    Args:
+        rows: group -> series -> value.
+        label: of the value axis.
+        percent: whether values are shares.
+        floor: where the value axis begins.
+    """
+    figure, axes = _figure()
+    series = list(dict.fromkeys(s for values in rows.values() for s in values))
+    width = 0.8 / max(1, len(series))
+    scale = 100 if percent else 1
+    for number, (name, color) in enumerate(zip(series, _SERIES, strict=False)):
+        places = np.arange(len(rows)) + (number - (len(series) - 1) / 2) * width
+        heights = [values.get(name, np.nan) * scale for values in rows.values()]
+        axes.bar(places, heights, width * 0.92, color=color, label=name)
+    axes.set_xticks(range(len(rows)), list(rows))
+    axes.set_ylim(bottom=floor * scale)
+    axes.set_ylabel(label)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(series))
+    return _svg(figure)
+
+
+def accuracy_bars(variants: Mapping[str, tuple[float, float, float]]) -> str:
+    """Accuracy of each variant with its interval: name -> (value, low, high), all in [0, 1]."""
+    figure, axes = _figure(height=0.6 + 0.42 * len(variants))
+    names = list(variants)[::-1]
+    for place, name in enumerate(names):
+        value, low, high = (100 * v for v in variants[name])
+        color = _SERIES[1] if place == 0 else _SERIES[0]
+        axes.errorbar(
+            value, place, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], color=color, marker="o", capsize=4
+        )
+        axes.annotate(f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 7), ha="center")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.3)
+    axes.set_xlabel("accuracy, %, with 95 % interval")
+    return _svg(figure)
+
+
+def stage_times(seconds: Mapping[str, float]) -> str:
+    """Seconds of each stage, in order."""
+    figure, axes = _figure(height=0.7 + 0.24 * len(seconds))
+    names = list(seconds)[::-1]
+    axes.barh(names, [seconds[n] for n in names], color=_SERIES[0])
+    axes.set_xlabel("seconds")
+    axes.grid(axis="y", visible=False)
+    return _svg(figure)
+
+
+def stacked_histogram(groups: Mapping[str, Sequence[float]], *, label: str, bins: int = 24) -> str:
+    """Counts of values, the groups stacked on each other."""
+    figure, axes = _figure()
+    axes.hist(list(groups.values()), bins=bins, stacked=True, color=list(_SERIES[: len(groups)]), label=list(groups))
+    axes.set_xlabel(label)
+    axes.set_ylabel("rows")
+    axes.legend()
+    return _svg(figure)
+
+
+def _figure(height: float = 3.2) -> tuple[Any, Any]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "evolvent",
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.edgecolor": _GRID,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "xtick.labelcolor": _INK,
+        "ytick.labelcolor": _INK,
+        "grid.color": _GRID,
+    }
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "evolvent"})
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.4, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.6, linewidth=0.5)
+        axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    legend = figure.axes[0].get_legend()
+    if legend is not None:
+        legend.set_frame_on(False)
+        for text in legend.get_texts():
+            text.set_color(_INK)
+    for text in figure.axes[0].texts:
+        text.set_color(_INK)
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        axis.label.set_color(_INK)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, variable)
+    # The page decides the width; ids are made unique so that plots do not share each other's markers.
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%"', svg, count=1)
+    return svg.replace("font: ", "font-family: inherit; font: ") if "font: " in svg else svg

@@ -1,0 +1,1 @@
+"""How weights change: fine-tuning over transformers, PEFT and accelerate, and providers' fine-tuning jobs."""
