@@ -41,7 +41,8 @@ class LocalModel:
         module: a transformers causal LM, or a PEFT model around one.
         tokenizer: its tokenizer.
         name: what reports and lineage call it.
-        max_batch_tokens: rows x longest row of one forward pass. Results do not depend on it beyond rounding.
+        max_batch_tokens: rows x longest row of one forward pass; None: 1024 on a CPU, whose caches it fits, else 16384.
+            Results do not depend on it beyond rounding.
 
     Example:
         >>> from evolvent import load
@@ -56,14 +57,18 @@ class LocalModel:
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str,
-        max_batch_tokens: int = 4096,
+        max_batch_tokens: int | None = None,
     ) -> None:
         self.module: Any = module
         self.tokenizer: Any = tokenizer
         self.name = name
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens = max_batch_tokens or (1024 if self.device.type == "cpu" else 16384)
         parameters = inspect.signature(self.causal_lm.forward).parameters
         self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
+        # A slice of the hidden states is not contiguous, for which torch copies the whole vocabulary matrix once a row.
+        head = self.causal_lm.get_output_embeddings()
+        if head is not None:
+            head.register_forward_pre_hook(lambda _, inputs: tuple(x.contiguous() for x in inputs))
         module.eval()
 
     def __repr__(self) -> str:
