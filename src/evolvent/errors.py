@@ -30,13 +30,17 @@ class EndpointError(ModelError):
     exit_code = 3
 
 
+class NoLogProbsError(EndpointError):
+    """A model server does not tell log-probabilities, so options cannot be scored there."""
+
+
 class NothingSelectedError(EvolventError):
     """A method finished, but no row passed its selection; the model is unchanged."""
 
     exit_code = 4
 
 
-class PromptErrors(ModelError):
+class PromptErrors(ModelError):  # noqa: N818 - it is several errors
     """Some prompts of a batch failed; every other result is kept.
 
     Attributes:

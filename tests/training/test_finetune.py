@@ -235,11 +235,23 @@ def test_two_processes_train_as_one(tiny_folder, tmp_path):
             """
         )
     )
-    two = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    two = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
     two += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     for command, name in (([sys.executable], "one"), (two, "two")):
         done = subprocess.run(
-            [*command, str(script), str(tiny_folder), str(tmp_path / name)], capture_output=True, text=True, timeout=300
+            [*command, str(script), str(tiny_folder), str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr[-2000:]
     losses = {n: json.loads((tmp_path / n / "training.json").read_text())["losses"] for n in ("one", "two")}

@@ -103,9 +103,7 @@ def data_gate(
     return kept_labeled, kept_unlabeled, tested, report
 
 
-def _without_duplicates(
-    rows: Sequence[Question], name: str, report: GateReport
-) -> tuple[list[Question], int]:
+def _without_duplicates(rows: Sequence[Question], name: str, report: GateReport) -> tuple[list[Question], int]:
     first: dict[str, Question] = {}
     conflicts = 0
     for row in rows:
@@ -142,7 +140,7 @@ def _near_duplicates(rows: Sequence[Question], test: Sequence[Question]) -> list
         for number in index.query(_minhash(MinHash, mine)):
             theirs = shingles[number]
             alike = len(mine & theirs) / len(mine | theirs)
-            if NEAR_DUPLICATE <= alike and _key(question) != _key(test[number]):
+            if alike >= NEAR_DUPLICATE and _key(question) != _key(test[number]):
                 pairs.append((question.id, test[number].id))
     return pairs
 
@@ -166,7 +164,10 @@ def _warnings(report: GateReport) -> list[str]:
     if report.conflicts:
         said.append(f"{report.conflicts} labelled rows repeat a question with another answer; the first one counts")
     fate = "left in (keep_overlap)" if report.kept_overlap else "removed"
-    for name, count in (("labelled", report.overlap_labeled_test), ("unlabelled", report.overlap_unlabeled_test)):
+    for name, count in (
+        ("labelled", report.overlap_labeled_test),
+        ("unlabelled", report.overlap_unlabeled_test),
+    ):
         if count:
             said.append(f"{count} {name} rows are test rows: {fate}")
     if report.overlap_labeled_unlabeled:

@@ -14,7 +14,7 @@ _PLAIN_SPACE = re.compile(r"\s+")
 
 
 def parse_answer(text: str) -> str | None:
-    """What follows the last "answer is" or "answer:" up to the end of its line, without Markdown, brackets or quotes."""
+    """What follows the last "answer is" or "answer:" on its line, without Markdown, brackets or quotes."""
     found = list(_ANSWER.finditer(text))
     if not found:
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 from evolvent.data.overlap import text_key
 from evolvent.data.records import HIDDEN_ANSWER, Question
-from evolvent.data.tasks import LETTERS
+from evolvent.data.tasks import LETTERS, compiled_template
 from evolvent.errors import DataError
 
 COLUMN_NAMES = {
@@ -91,7 +91,7 @@ def read_questions(
 
     Args:
         source: a .jsonl, .json, .csv, .tsv or .parquet file, a folder written by `datasets`, a hub id, or rows.
-        columns: field -> column, for example ``{"question": "Q", "answer": "A"}``; common names are found by themselves.
+        columns: field -> column, for example ``{"question": "Q"}``; common names are found by themselves.
         labeled: whether rows must have an answer. If not, an answer that is there is hidden in `meta`.
         choices: the options of rows that bring none.
         skip_bad_rows: count bad rows instead of stopping at them, up to `max_rejected_share` of all.
@@ -220,9 +220,7 @@ class _RawRow:
 
     def _question_text(self) -> str:
         if self.template is not None:
-            from evolvent.data.tasks import _compiled
-
-            return _compiled(self.template).render(self.row)
+            return compiled_template(self.template).render(self.row)
         text = _text(self._value("question"))
         if text is None or not text.strip():
             self._bad("question", "a text", "nothing")
@@ -407,6 +405,8 @@ def _check_rejected(report: ReadReport, total: int, skip: bool, max_share: float
     listed += f"\n  and {more} more" if more > 0 else ""
     share = len(report.rejected) / total
     if not skip:
-        raise DataError(f"{len(report.rejected)} of {total} rows cannot be used (--skip-bad-rows leaves them out):\n{listed}")
+        raise DataError(
+            f"{len(report.rejected)} of {total} rows cannot be used (--skip-bad-rows leaves them out):\n{listed}"
+        )
     if share > max_share:
         raise DataError(f"{share:.0%} of the {total} rows cannot be used, more than {max_share:.0%}:\n{listed}")

@@ -26,7 +26,15 @@ MAX_WORD_LABELS = 10
 class Task(Protocol):
     """How one kind of question is asked and marked."""
 
-    kind: Literal["choice", "numeric", "text"]
+    @property
+    def kind(self) -> Literal["choice", "numeric", "text"]:
+        """Which kind of answer is expected."""
+        ...
+
+    @property
+    def lists_options(self) -> bool:
+        """Whether prompts show the options, so that their order matters."""
+        ...
 
     def fitted(self, questions: Sequence[Question]) -> Self:
         """The task with everything that depends on the data decided, and the data checked against it."""
@@ -101,7 +109,7 @@ class _TaskBase(BaseModel):
     @classmethod
     def _compiles(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for template in (value,) if isinstance(value, str) else value:
-            _compiled(template)
+            compiled_template(template)
         return value
 
     def prompt(
@@ -129,7 +137,9 @@ class _TaskBase(BaseModel):
 
     def completion(self, question: Question, answer: str) -> str:
         """The text that follows the prompt."""
-        return self.completion_after(question, answer).lstrip() if self.chat else self.completion_after(question, answer)
+        return (
+            self.completion_after(question, answer).lstrip() if self.chat else self.completion_after(question, answer)
+        )
 
     def completion_after(self, question: Question, answer: str, *, order: Sequence[int] | None = None) -> str:
         """The answer behind the cue of a block, with the space between them."""
@@ -161,6 +171,11 @@ class _TaskBase(BaseModel):
             numbers.append(number)
         return numbers
 
+    @property
+    def lists_options(self) -> bool:
+        """Whether prompts show the options, so that their order matters."""
+        return False
+
     def options(self, question: Question, *, order: Sequence[int] | None = None, wording: int = 0) -> tuple[str, ...]:
         """Only choice tasks have options."""
         raise ConfigError(f"a {type(self).__name__} has no options to choose from")
@@ -188,7 +203,7 @@ class _TaskBase(BaseModel):
         if self.strip_prefix and text.startswith(self.strip_prefix):
             text = text[len(self.strip_prefix) :].lstrip()
         shown = self._listed(question, order)
-        return _compiled(templates[wording % len(templates)]).render(
+        return compiled_template(templates[wording % len(templates)]).render(
             {**question.meta, "question": text, "context": question.context or "", "options": shown}
         )
 
@@ -340,7 +355,12 @@ class DemonstratedTask:
 
 
 @functools.lru_cache(maxsize=256)
-def _compiled(template: str) -> jinja2.Template:
+def compiled_template(template: str) -> jinja2.Template:
+    """A Jinja template in which a missing variable is an error.
+
+    Raises:
+        ConfigError: it is not a valid template.
+    """
     try:
         return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(template)
     except jinja2.TemplateError as error:

@@ -16,7 +16,13 @@ from evolvent.data.records import Question
 from evolvent.data.tasks import Task
 from evolvent.errors import DataError, PromptErrors
 from evolvent.evaluation.metrics import accuracy, auroc, expected_calibration_error, macro_f1, squad_f1
-from evolvent.evaluation.significance import Interval, PairedTest, bootstrap_interval, mcnemar_exact, paired_bootstrap
+from evolvent.evaluation.significance import (
+    Interval,
+    PairedTest,
+    bootstrap_interval,
+    mcnemar_exact,
+    paired_bootstrap,
+)
 from evolvent.models.protocol import Choice, Completion, LanguageModel, Normalization, Sampling
 
 
@@ -68,7 +74,9 @@ class Evaluation:
     def load(cls, path: Path) -> Evaluation:
         """Read what :meth:`save` wrote."""
         stored = json.loads(path.read_text())
-        predictions = tuple(Prediction(**{**p, "probabilities": tuple(p["probabilities"])}) for p in stored["predictions"])
+        predictions = tuple(
+            Prediction(**{**p, "probabilities": tuple(p["probabilities"])}) for p in stored["predictions"]
+        )
         return cls(predictions, stored["metrics"])
 
 
@@ -205,4 +213,8 @@ def _chosen(
 def summary(evaluation: Evaluation) -> dict[str, Any]:
     """Metrics with the accuracy's interval, as printed by `evolvent evaluate`."""
     interval = evaluation.interval
-    return {**evaluation.metrics, "accuracy/ci95": [interval.low, interval.high], "n": len(evaluation.predictions)}
+    return {
+        **evaluation.metrics,
+        "accuracy/ci95": [interval.low, interval.high],
+        "n": len(evaluation.predictions),
+    }

@@ -31,8 +31,8 @@ def certified_threshold(
 ) -> CertifiedThreshold:
     """The lowest threshold at which kept answers are right with `target_precision`, with probability 1 - `delta`.
 
-    Fixed-sequence testing (Angelopoulos et al. 2021): thresholds at `grid` quantiles fixed in advance are tested from the
-    strictest on, each by the exact (Clopper-Pearson) bound at level `delta`, until the first one fails.
+    Fixed-sequence testing (Angelopoulos et al. 2021): thresholds at `grid` quantiles fixed in advance are tested from
+    the strictest on, each by the exact (Clopper-Pearson) bound at level `delta`, until the first one fails.
 
     Args:
         confidence: (rows,) of calibration rows that were not trained on; higher is surer.

@@ -45,7 +45,7 @@ def align_shares(probabilities: Array, target: Array, *, iterations: int = 200) 
         offsets += step
         if np.abs(step).max() < 1e-7:
             break
-    return offsets - offsets.mean()
+    return np.asarray(offsets - offsets.mean())
 
 
 def correct(probabilities: Array, log_prior: Array) -> Array:

@@ -60,7 +60,7 @@ def common_prefix_length(sequences: Sequence[Sequence[int]]) -> int:
     """Number of leading tokens that all sequences share."""
     if not sequences:
         return 0
-    first, last = min(sequences), max(sequences)
+    first, last = min(map(list, sequences)), max(map(list, sequences))
     length = 0
     for a, b in zip(first, last, strict=False):
         if a != b:

@@ -82,7 +82,7 @@ class LocalModel:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.module.parameters()).device
+        return torch.device(next(self.module.parameters()).device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -194,6 +194,7 @@ class LocalModel:
                 log_probs=tuple(scores[c.owner].log_prob for c in row),
                 token_counts=tuple(len(c.tokens) for c in row),
                 character_counts=tuple(len(text.strip()) for text in texts),
+                greedy=tuple(scores[c.owner].greedy for c in row),
             )
             if row
             else None

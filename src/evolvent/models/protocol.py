@@ -81,11 +81,13 @@ class Choice:
         log_probs: summed log-probability of each option as a continuation of the prompt.
         token_counts: tokens of each option.
         character_counts: characters of each option.
+        greedy: whether each token of the option was the most probable one.
     """
 
     log_probs: tuple[float, ...]
     token_counts: tuple[int, ...]
     character_counts: tuple[int, ...]
+    greedy: tuple[bool, ...] = ()
 
     def scores(self, normalization: Normalization = "sum") -> tuple[float, ...]:
         """Log-probabilities divided by 1, by the token count or by the character count of the option."""

@@ -41,7 +41,8 @@ def load(
     text = str(reference)
     if text.startswith(ENDPOINT_PREFIX):
         return _endpoint(text, options)
-    return load_local(text, dtype=dtype, device=device, **options)
+    loaded: LanguageModel = load_local(text, dtype=dtype, device=device, **options)
+    return loaded
 
 
 def load_local(reference: str | Path, *, dtype: str = "auto", device: str = "auto", **options: Any) -> Any:

@@ -185,7 +185,9 @@ class Run:
         path = self.folder / "config.yaml"
         if path.is_file():
             if not resume:
-                raise ConfigError(f"{self.folder} holds a run already: continue it with resume, or choose another folder")
+                raise ConfigError(
+                    f"{self.folder} holds a run already: continue it with resume, or choose another folder"
+                )
             old = yaml.safe_load(path.read_text()) or {}
             different = [
                 f"  {key}: {old.get(key)!r} there, {settings.get(key)!r} now"
@@ -195,7 +197,7 @@ class Run:
             if different and on_change == "refuse":
                 raise ConfigError(
                     f"{self.folder} holds a run with other settings:\n" + "\n".join(different) + "\n"
-                    'Choose another output_dir, or on_config_change="rerun" to repeat only the stages that depend on them.'
+                    'Choose another output_dir, or on_config_change="rerun" to repeat only the stages concerned.'
                 )
         _write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         write_json(self.folder / "manifest.json", {"method": method, "versions": library_versions()}, indent=2)

@@ -36,7 +36,7 @@ def learning_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
 
 
 def reliability(confidence: Sequence[float], correct: Sequence[bool], *, bins: int = 8) -> str:
-    """Share of right answers against confidence, in bins of equally many rows; the dashed line is perfect calibration."""
+    """Share of right answers against confidence, in bins of equally many rows; dashed: perfect calibration."""
     figure, axes = _figure()
     order = np.argsort(confidence, kind="stable")
     sure, right = np.asarray(confidence, float)[order], np.asarray(correct, float)[order]
@@ -87,7 +87,12 @@ def accuracy_bars(variants: Mapping[str, tuple[float, float, float]]) -> str:
         value, low, high = (100 * v for v in variants[name])
         color = _SERIES[1] if place == 0 else _SERIES[0]
         axes.errorbar(
-            value, place, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], color=color, marker="o", capsize=4
+            value,
+            place,
+            xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+            color=color,
+            marker="o",
+            capsize=4,
         )
         axes.annotate(f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 7), ha="center")
     axes.set_yticks(range(len(names)), names)

@@ -37,7 +37,12 @@ class Report:
         return self
 
     def table(
-        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "", strong: int = -1
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        caption: str = "",
+        strong: int = -1,
     ) -> Self:
         """A table; cells that are numbers stand right-aligned; row `strong` is set off."""
         shown = [[("" if c is None else str(c)) for c in row] for row in rows]

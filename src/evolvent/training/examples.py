@@ -99,6 +99,7 @@ class LeftPadded:
     pad_token: int
 
     def __call__(self, rows: Sequence[EncodedExample]) -> dict[str, Any]:
+        """One batch."""
         width = max(len(row.tokens) for row in rows)
         shape = (len(rows), width)
         ids = torch.full(shape, self.pad_token)

@@ -252,7 +252,11 @@ def _trainable_model(source: str | Path, args: FineTuneConfig, bfloat16: bool) -
 
 
 def _cached_top(
-    model: LocalModel, rows: Sequence[EncodedExample], args: FineTuneConfig, collate: LeftPadded, folder: Path | None
+    model: LocalModel,
+    rows: Sequence[EncodedExample],
+    args: FineTuneConfig,
+    collate: LeftPadded,
+    folder: Path | None,
 ) -> tuple[TopLayers, LeftPaddedStates]:
     top = TopLayers(model.causal_lm, args.trainable_layers)
     batch = collate(rows[: args.batch_size])

@@ -79,9 +79,7 @@ class TopLayers:
     def without_trunk(self) -> Iterator[None]:
         """Inside, the model consists of its top blocks and takes trunk states as `inputs_embeds`."""
         config = self.causal_lm.config
-        kept = {
-            key: getattr(config, key) for key in ("num_hidden_layers", "layer_types") if getattr(config, key, None)
-        }
+        kept = {key: getattr(config, key) for key in ("num_hidden_layers", "layer_types") if getattr(config, key, None)}
         setattr(self.owner, self.attribute, self.blocks[self.first :])
         config.num_hidden_layers = len(self.blocks) - self.first
         if "layer_types" in kept:
@@ -171,6 +169,7 @@ class LeftPaddedStates:
         self.cache, self.collate, self.dtype = cache, collate, dtype
 
     def __call__(self, rows: Sequence[EncodedExample]) -> dict[str, Any]:
+        """One batch."""
         batch = self.collate(rows)
         rows_count, width = batch.pop("input_ids").shape
         hidden = self.cache[rows[0].tokens].shape[-1]

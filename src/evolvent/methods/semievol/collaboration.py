@@ -184,7 +184,10 @@ def merge(
 
 
 def _merge_choice(
-    question: Question, ballots: Sequence[Response], share: Sequence[float], log_prior: Mapping[str, float] | None
+    question: Question,
+    ballots: Sequence[Response],
+    share: Sequence[float],
+    log_prior: Mapping[str, float] | None,
 ) -> Consensus:
     candidates = tuple(question.choices or ())
     prior = np.array([math.exp((log_prior or {}).get(c, 0.0)) for c in candidates])
@@ -203,9 +206,7 @@ def _merge_choice(
     return Consensus(question.id, candidates, tuple(float(x) for x in distribution), tuple(votes), nll)
 
 
-def _merge_texts(
-    task: Task, question: Question, ballots: Sequence[Response], share: Sequence[float]
-) -> Consensus:
+def _merge_texts(task: Task, question: Question, ballots: Sequence[Response], share: Sequence[float]) -> Consensus:
     answers = [(a, w / len(b.answers)) for b, w in zip(ballots, share, strict=True) for a in b.answers]
     clusters = task.cluster([a for a, _ in answers])
     count = max(clusters, default=-1) + 1

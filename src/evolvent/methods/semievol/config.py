@@ -1,4 +1,4 @@
-"""Settings of SemiEvol (arXiv 2410.14745). Field docs name the paper's or the official code's value where ours differs."""
+"""Settings of SemiEvol (arXiv 2410.14745); the field docs name the paper's or the official code's value."""
 
 from __future__ import annotations
 
@@ -156,12 +156,11 @@ class SemiEvolConfig(BaseModel):
         ratio = self.evolve_lr_ratio or (1.0 if self.evolve_from == "base" else 1 / 3)
         return self.warmup_lr * ratio
 
-    def voters(self, *, lists_options: bool, free_form: bool) -> tuple[InferenceConfiguration, ...]:
+    def voters(self, *, lists_options: bool) -> tuple[InferenceConfiguration, ...]:
         """The inference configurations of this run.
 
         Args:
             lists_options: whether prompts list the options, so that permuting them makes another view.
-            free_form: whether answers are sampled.
         """
         if self.configs is not None:
             return self.configs[: self.n_configs]

@@ -26,7 +26,7 @@ def evolution_examples(
     selected: Sequence[tuple[Question, Consensus]],
     args: SemiEvolConfig,
 ) -> list[TrainingExample]:
-    """D* = labelled rows, then the selected pseudo-labelled ones; no demonstrations: knowledge moves from context to weights.
+    """D* = labelled rows, then the selected ones; without demonstrations: knowledge moves from context to weights.
 
     Soft targets become one row for each answer, weighted by its probability.
     """
@@ -90,8 +90,6 @@ def _targets(consensus: Consensus, soft: bool) -> list[tuple[str, float]]:
     if not soft:
         assert consensus.answer is not None
         return [(consensus.answer, 1.0)]
-    kept = [
-        (c, p) for c, p in zip(consensus.candidates, consensus.distribution, strict=True) if p >= NEGLIGIBLE
-    ]
+    kept = [(c, p) for c, p in zip(consensus.candidates, consensus.distribution, strict=True) if p >= NEGLIGIBLE]
     total = sum(p for _, p in kept)
     return [(c, p / total) for c, p in kept]

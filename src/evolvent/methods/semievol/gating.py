@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +12,7 @@ import numpy as np
 
 from evolvent.data.records import Question
 from evolvent.data.tasks import Task
+from evolvent.errors import ModelError
 from evolvent.evaluation.priors import align_shares, em_prior
 from evolvent.methods.semievol.collaboration import Response
 from evolvent.methods.semievol.config import InferenceConfiguration, SemiEvolConfig
@@ -23,6 +26,11 @@ class VoterWeights:
     weights: tuple[float, ...]
     accuracies: tuple[float, ...]
     rows: int
+
+    @property
+    def voting(self) -> dict[str, float]:
+        """Name -> weight of the voters that vote."""
+        return {n: w for n, w in zip(self.names, self.weights, strict=True) if w > 0}
 
     def __str__(self) -> str:
         if not self.rows:
@@ -38,7 +46,7 @@ def weigh_voters(
     task: Task,
     voters: Sequence[InferenceConfiguration],
     questions: Sequence[Question],
-    responses: Sequence[Sequence[Response]],
+    responses: Mapping[str, Sequence[Response]],
     args: SemiEvolConfig,
 ) -> VoterWeights:
     """w_g in proportion to held-out accuracy above chance; 0 for a voter `config_margin` below the best one.
@@ -49,15 +57,32 @@ def weigh_voters(
     equal = tuple(1.0 for _ in voters)
     if not questions or args.gate == "never":
         return VoterWeights(names, equal, tuple(float("nan") for _ in voters), 0)
-    accuracies = tuple(_accuracy(task, questions, row) for row in responses)
+    accuracies = tuple(_accuracy(task, questions, responses[name]) for name in names)
     chance = float(np.mean([1 / len(q.choices) if q.choices else 0.0 for q in questions]))
     best = max(accuracies)
-    weights = tuple(
-        max(0.0, a - chance) if a >= best - args.config_margin - 1e-12 else 0.0 for a in accuracies
-    )
+    weights = tuple(max(0.0, a - chance) if a >= best - args.config_margin - 1e-12 else 0.0 for a in accuracies)
     if not any(weights):
         weights = equal
     return VoterWeights(names, weights, accuracies, len(questions))
+
+
+def require_useful_warmup(weights: VoterWeights, labeled: Sequence[Question]) -> None:
+    """Stop when no voter beats the most frequent answer: what follows would learn noise.
+
+    Raises:
+        ModelError: the best voter is more than one standard error below the share of the most frequent answer.
+    """
+    if not weights.rows:
+        return
+    best = max(weights.accuracies)
+    majority = max(Counter(q.answer for q in labeled).values()) / len(labeled)
+    error = math.sqrt(max(best * (1 - best), 1 / weights.rows) / weights.rows)
+    if best < majority - error:
+        raise ModelError(
+            f"the warmed-up model is right on {best:.1%} of {weights.rows} held-out labelled rows; always giving the "
+            f"most frequent answer would be on {majority:.1%}. Label more rows, raise min_steps or warmup_lr, "
+            "or go on with force=True (--force)"
+        )
 
 
 def cross_fit_folds(labeled: Sequence[Question], folds: int, seed: int) -> list[list[Question]]:
@@ -82,7 +107,8 @@ def answer_log_prior(
     if kind == "none" or not choices or any(q.choices != choices for q in unlabeled):
         return None
     votes = np.mean(
-        [[r.probabilities or (1 / len(choices),) * len(choices) for r in voter] for voter in responses], axis=0
+        [[r.probabilities or (1 / len(choices),) * len(choices) for r in voter] for voter in responses],
+        axis=0,
     )
     counts = np.array([1.0 + sum(q.answer == c for q in labeled) for c in choices])
     shares = counts / counts.sum()

@@ -71,9 +71,7 @@ def justify(
                     judged=True,
                 )
         else:
-            for i, completions in zip(
-                disputed, judge.generate(prompts, Sampling(max_tokens=max_tokens)), strict=True
-            ):
+            for i, completions in zip(disputed, judge.generate(prompts, Sampling(max_tokens=max_tokens)), strict=True):
                 answer = task.parse(completions[0].text, questions[i])
                 result[i] = _with_answer(task, result[i], answer, completions[0].mean_nll)
     except PromptErrors as errors:

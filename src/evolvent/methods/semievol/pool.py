@@ -69,7 +69,9 @@ def pool_rows(
     ):
         hidden = question.meta.get("_hidden_answer")
         answer = consensus.answer
-        names = voters if len(voters) == len(consensus.ballots) else [f"vote-{i}" for i in range(len(consensus.ballots))]
+        names = (
+            voters if len(voters) == len(consensus.ballots) else [f"vote-{i}" for i in range(len(consensus.ballots))]
+        )
         rows.append(
             PoolRow(
                 id=question.id,
@@ -93,7 +95,12 @@ def pool_rows(
 
 
 def write_pool(
-    folder: Path, task: Task, questions: Sequence[Question], rows: Sequence[PoolRow], *, correction_weight: float
+    folder: Path,
+    task: Task,
+    questions: Sequence[Question],
+    rows: Sequence[PoolRow],
+    *,
+    correction_weight: float,
 ) -> None:
     """Write `pool.parquet` (all rows) and `selected.jsonl` (what is trained on) into the run folder."""
     import pyarrow as pa

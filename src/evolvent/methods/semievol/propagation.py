@@ -19,8 +19,7 @@ from evolvent.training.examples import TrainingExample
 def supervised_examples(task: Task, labeled: Sequence[Question]) -> list[TrainingExample]:
     """Labelled rows as they are learnt: the bare question, no demonstrations, loss on the answer only."""
     return [
-        TrainingExample(task.prompt(q), task.completion(q, q.answer or ""), name=f"labeled row {q.id}")
-        for q in labeled
+        TrainingExample(task.prompt(q), task.completion(q, q.answer or ""), name=f"labeled row {q.id}") for q in labeled
     ]
 
 
@@ -115,9 +114,7 @@ def nearest_labeled(
         if question.id in position:
             similarities[row, position[question.id]] = -np.inf
     order = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
-    return [
-        tuple(int(i) for i in row if np.isfinite(similarities[r, i])) for r, row in enumerate(order)
-    ]
+    return [tuple(int(i) for i in row if np.isfinite(similarities[r, i])) for r, row in enumerate(order)]
 
 
 def fitting_prompt(

@@ -159,7 +159,11 @@ def _results(method: SemiEvol, metrics: dict[str, Any]) -> tuple[list[str], list
     rows = []
     for name in method.evaluations:
         low, high = metrics[f"accuracy/test/{name}/ci95"]
-        row = [NAMES.get(name, name), f"{metrics[f'accuracy/test/{name}'] * 100:.1f}", f"{low * 100:.1f} – {high * 100:.1f}"]
+        row = [
+            NAMES.get(name, name),
+            f"{metrics[f'accuracy/test/{name}'] * 100:.1f}",
+            f"{low * 100:.1f} – {high * 100:.1f}",
+        ]
         row.append(f"{metrics.get(f'{second}/test/{name}', math.nan):.3f}")
         key = f"gain/test/semievol-vs-{name}"
         if key in metrics:

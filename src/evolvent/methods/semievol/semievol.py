@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,13 @@ from evolvent.methods.semievol.evolution import (
     evolution_examples,
     evolution_training,
 )
-from evolvent.methods.semievol.gating import VoterWeights, answer_log_prior, cross_fit_folds, weigh_voters
+from evolvent.methods.semievol.gating import (
+    VoterWeights,
+    answer_log_prior,
+    cross_fit_folds,
+    require_useful_warmup,
+    weigh_voters,
+)
 from evolvent.methods.semievol.justification import JudgeTrial, justify, try_judge
 from evolvent.methods.semievol.propagation import (
     build_retriever,
@@ -118,10 +124,12 @@ class SemiEvol:
         for name, rows in zip(("labeled", "unlabeled"), self._given, strict=True):
             if not rows:
                 raise DataError(f"{name}: no rows; SemiEvol needs both labelled and unlabelled rows")
-        self.task: Task = (task or ChoiceTask()).fitted([*self._given[0], *self._given[1], *self._given_test])
+        chosen: Task = ChoiceTask() if task is None else task
+        self.task: Task = chosen.fitted([*self._given[0], *self._given[1], *self._given_test])
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
         self.stages = Stages(model, args, self.on_progress)
         self.round = 1
+        self.base = self.warm = self.evolved = ""
 
     # ------------------------------------------------------------------------------------------ the method
 
@@ -131,12 +139,13 @@ class SemiEvol:
         Raises:
             NothingSelectedError: no pseudo-label was sure enough; the warmed-up model is kept.
         """
-        with self:
+        with self.stages:
             self.gate()
             self.warmup()
             self.propagate()
             self.trial()
-            for self.round in range(1, self.args.rounds + 1):
+            for number in range(1, self.args.rounds + 1):
+                self.round = number
                 self.collaborate()
                 self.justify()
                 self.select()
@@ -150,7 +159,7 @@ class SemiEvol:
 
     def label(self) -> dict[str, str]:
         """Only as far as the selection: id -> pseudo-label of the kept rows; see also `pool.parquet`."""
-        with self:
+        with self.stages:
             self.gate()
             self.warmup()
             self.propagate()
@@ -159,13 +168,6 @@ class SemiEvol:
             self.justify()
             self.select()
             return self.selected_answers()
-
-    def __enter__(self) -> Self:
-        self.stages.open()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stages.close()
 
     # -------------------------------------------------------------------------------------------- stages
 
@@ -187,12 +189,15 @@ class SemiEvol:
         self.holdout = [q for i, q in enumerate(self.labeled) if i in held]
         self.labeled = [q for i, q in enumerate(self.labeled) if i not in held]
         self.stages.set_data(
-            {"labeled": self.labeled, "unlabeled": self.unlabeled, "holdout": self.holdout, "test": self.test},
+            {
+                "labeled": self.labeled,
+                "unlabeled": self.unlabeled,
+                "holdout": self.holdout,
+                "test": self.test,
+            },
             self.task,
         )
-        self.voters = args.voters(
-            lists_options=self.task.kind == "choice" and self.task.lists_options, free_form=self.task.kind != "choice"
-        )
+        self.voters = args.voters(lists_options=self.task.lists_options)
         return self.gate_report
 
     def warmup(self) -> str:
@@ -214,7 +219,12 @@ class SemiEvol:
         count = max((v.demonstrations_from + v.demonstrations for v in self.voters), default=0)
         if self.args.few_shot_baseline:
             count = max(count, self.args.k_shots)
-        everything = {"labeled": self.labeled, "holdout": self.holdout, "unlabeled": self.unlabeled, "test": self.test}
+        everything = {
+            "labeled": self.labeled,
+            "holdout": self.holdout,
+            "unlabeled": self.unlabeled,
+            "test": self.test,
+        }
 
         def compute(folder: Path) -> None:
             found: dict[str, Any] = {name: [() for _ in rows] for name, rows in everything.items()}
@@ -245,22 +255,28 @@ class SemiEvol:
         elif self.args.gate == "auto" and not self.args.in_weight:
             trained_on = [(self.base, self.labeled)]
         self.tried: list[Question] = []
-        self.tried_responses: list[list[Response]] = [[] for _ in self.voters]
+        self.tried_responses: dict[str, list[Response]] = {voter.name: [] for voter in self.voters}
         for number, (model, rows) in enumerate(trained_on):
-            name = "holdout" if self.holdout else "labeled"
-            answered = self._ask(f"trial-{number + 1}", model, name, rows)
+            answered = self._ask(
+                f"trial-{number + 1}", model, "holdout" if self.holdout else "labeled", rows, self.voters
+            )
             self.tried += rows
-            for mine, new in zip(self.tried_responses, answered, strict=True):
-                mine += new
+            for name, responses in answered.items():
+                self.tried_responses[name] += responses
         self.weights = weigh_voters(self.task, self.voters, self.tried, self.tried_responses, self.args)
         logger.info("%s", self.weights)
+        if self.args.in_weight and not self.args.force:
+            require_useful_warmup(self.weights, self.labeled)
         return self.weights
 
     def collaborate(self) -> list[Consensus]:
         """S3: every voter answers every unlabelled row; their distributions are averaged."""
         model = self.warm if self.round == 1 else self.evolved
-        self.responses = self._ask(f"collaborate-{self.round}", model, "unlabeled", self.unlabeled, voting_only=True)
-        self.log_prior = answer_log_prior(self.args.prior_correction, self.responses, self.unlabeled, self.labeled)
+        voting = [voter for voter in self.voters if voter.name in self.weights.voting]
+        self.responses = self._ask(f"collaborate-{self.round}", model, "unlabeled", self.unlabeled, voting)
+        self.log_prior = answer_log_prior(
+            self.args.prior_correction, list(self.responses.values()), self.unlabeled, self.labeled
+        )
         self.consensuses = self._merge(self.unlabeled, self.responses)
         self.labeling_model = model
         return self.consensuses
@@ -319,11 +335,15 @@ class SemiEvol:
             self.consensuses,
             self.uncertainties,
             self.selection,
-            [name for name, weight in zip(self.weights.names, self.weights.weights, strict=True) if weight > 0],
+            list(self.weights.voting),
             round_number=self.round,
         )
         pool_table.write_pool(
-            self.stages.folder.folder, self.task, self.unlabeled, self.pool, correction_weight=self.args.correction_weight
+            self.stages.folder.folder,
+            self.task,
+            self.unlabeled,
+            self.pool,
+            correction_weight=self.args.correction_weight,
         )
         if not self.selection.kept:
             self.stages.event("nothing-selected")
@@ -396,12 +416,12 @@ class SemiEvol:
         """Write metrics.json, checkpoint/ and report.html."""
         metrics = build_metrics(self)
         self.stages.write_metrics(metrics)
-        measured = {"zero-shot": {}, "semievol": {}} | {n: {"accuracy": e.metrics["accuracy"]} for n, e in self.evaluations.items()}
+        measured = {n: {"accuracy": e.metrics["accuracy"]} for n, e in self.evaluations.items()}
         lineage = Lineage(
             parent=self.base,
             method="semievol",
-            metrics_before=measured["zero-shot"],
-            metrics_after=measured["semievol"],
+            metrics_before=measured.get("zero-shot", {}),
+            metrics_after=measured.get("semievol", {}),
             notes=[self.verdict.reason],
         )
         checkpoint = self.stages.publish(self.final, lineage)
@@ -427,23 +447,20 @@ class SemiEvol:
         changed = sum(self.previous.get(k) != v for k, v in now.items()) + len(self.previous.keys() - now.keys())
         return self.round > 1 and changed < 0.01 * len(now)
 
-    def _merge(self, rows: Sequence[Question], responses: Sequence[Sequence[Response]]) -> list[Consensus]:
-        weights = [w for w in self.weights.weights if w > 0]
-        voting = [r for r, w in zip(responses, self.weights.weights, strict=False) if w > 0] if (
-            len(responses) == len(self.voters)
-        ) else list(responses)
-        return merge(self.task, rows, voting, weights, log_prior=self.log_prior)
+    def _merge(self, rows: Sequence[Question], responses: Mapping[str, Sequence[Response]]) -> list[Consensus]:
+        voting = self.weights.voting
+        return merge(
+            self.task, rows, [responses[name] for name in voting], list(voting.values()), log_prior=self.log_prior
+        )
 
     def _ask(
-        self, stage: str, model: str, data: str, rows: Sequence[Question], *, voting_only: bool = False
-    ) -> list[list[Response]]:
+        self, stage: str, model: str, data: str, rows: Sequence[Question], voters: Sequence[InferenceConfiguration]
+    ) -> dict[str, list[Response]]:
         """The voters' responses to `rows`, in shards that a killed run does not repeat."""
         position = {q.id: i for i, q in enumerate(getattr(self, data))}
         near = [[self.labeled[j] for j in self.nearest[data][position[q.id]]] for q in rows]
-        answered = []
-        for voter, weight in zip(self.voters, self.weights.weights if voting_only else self.voters, strict=True):
-            if not weight:
-                continue
+        answered = {}
+        for voter in voters:
 
             def respond(chosen: Sequence[int], voter: InferenceConfiguration = voter) -> list[Response]:
                 return ask(
@@ -457,13 +474,11 @@ class SemiEvol:
                     max_tokens=self.args.max_new_tokens,
                 )
 
-            answered.append(
-                self.stages.responses(
-                    f"{stage}-{voter.name}",
-                    {"voter": voter.model_dump(), "model": model, "rows": [q.id for q in rows]},
-                    len(rows),
-                    respond,
-                )
+            answered[voter.name] = self.stages.responses(
+                f"{stage}-{voter.name}",
+                {"voter": voter.model_dump(), "model": model, "rows": [q.id for q in rows]},
+                len(rows),
+                respond,
             )
         return answered
 
@@ -503,9 +518,7 @@ class SemiEvol:
             )
         return "no row has two readable votes; look at responses under stages/"
 
-    def _evaluate(
-        self, stage: str, model: str, data: str, rows: Sequence[Question], *, shots: int = 0
-    ) -> Evaluation:
+    def _evaluate(self, stage: str, model: str, data: str, rows: Sequence[Question], *, shots: int = 0) -> Evaluation:
         task: Any = self.task
         if shots:
             near = self.nearest[data]
@@ -520,11 +533,13 @@ class SemiEvol:
 
 
 def _questions(rows: Rows, *, labeled: bool) -> list[Question]:
-    if not isinstance(rows, (str, Path)):
-        rows = list(rows)  # type: ignore[arg-type]
-        if all(isinstance(row, Question) for row in rows):
-            return [q if labeled else _masked(q) for q in rows]  # type: ignore[arg-type, union-attr]
-    return list(read_questions(rows, labeled=labeled))  # type: ignore[arg-type]
+    if isinstance(rows, (str, Path)):
+        return list(read_questions(rows, labeled=labeled))
+    given = list(rows)
+    questions = [row for row in given if isinstance(row, Question)]
+    if len(questions) == len(given):
+        return questions if labeled else [_masked(q) for q in questions]
+    return list(read_questions((row for row in given if isinstance(row, Mapping)), labeled=labeled))
 
 
 def _masked(question: Question) -> Question:

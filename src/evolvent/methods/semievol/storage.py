@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from evolvent.data.records import Question
 from evolvent.data.tasks import Task
@@ -34,7 +34,10 @@ class Stages:
     """
 
     def __init__(
-        self, model: str | Path | LanguageModel, args: SemiEvolConfig, on_progress: Callable[[str, int, int, str], None]
+        self,
+        model: str | Path | LanguageModel,
+        args: SemiEvolConfig,
+        on_progress: Callable[[str, int, int, str], None],
     ) -> None:
         self._given = model
         self.args = args
@@ -77,6 +80,13 @@ class Stages:
             self._run.__exit__(None, None, None)
             self._run = None
 
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def set_data(self, rows: Mapping[str, Sequence[Question]], task: Task) -> None:
         """Fix what the stages read; the answers that a row hides are not part of it."""
         self._data = {name: _digest([_visible(q) for q in questions]) for name, questions in rows.items()}
@@ -110,7 +120,10 @@ class Stages:
             given = not isinstance(self._given, (str, Path)) and reference == self.base
             options: dict[str, Any] = {}
             if reference.startswith(ENDPOINT_PREFIX):
-                options = {"cache_dir": self.folder.folder / "responses-cache", "max_cost": self.args.max_cost}
+                options = {
+                    "cache_dir": self.folder.folder / "responses-cache",
+                    "max_cost": self.args.max_cost,
+                }
             loaded = self._given if given else load(reference, dtype=self.args.dtype, **options)
             self._loaded = (reference, loaded)  # type: ignore[assignment]
         assert self._loaded is not None
@@ -192,7 +205,11 @@ class Stages:
     # ------------------------------------------------------------------------------------------ answers
 
     def responses(
-        self, name: str, inputs: Mapping[str, Any], count: int, respond: Callable[[Sequence[int]], list[Response]]
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        count: int,
+        respond: Callable[[Sequence[int]], list[Response]],
     ) -> list[Response]:
         """A stage of `count` responses that is computed shard by shard; finished shards are never repeated.
 
@@ -214,7 +231,11 @@ class Stages:
             stored = {row["key"]: row for row in ShardedJsonl(folder / "responses.jsonl").rows()}
             return [Response.from_dict(stored[str(i)]) for i in range(count)]
 
-        identities = {**inputs, "model": self.identity(str(inputs["model"])), "shard_rows": self.args.shard_rows}
+        identities = {
+            **inputs,
+            "model": self.identity(str(inputs["model"])),
+            "shard_rows": self.args.shard_rows,
+        }
         return self.run(name, {**identities, "seed": self.args.seed}, compute, load=load, data=tuple(self._data))
 
     def evaluation(
