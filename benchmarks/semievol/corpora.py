@@ -41,3 +41,6 @@ def stratified(rows: list[Question], count: int, seed: int) -> list[Question]:
     for a in sorted(exact, key=lambda a: take[a] - exact[a])[: count - sum(take.values())]:
         take[a] += 1
     return [q for a in sorted(groups) for q in groups[a][: take[a]]]
+
+
+CORPORA = {"bbc": bbc, "fpb": fpb}

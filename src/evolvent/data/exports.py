@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from evolvent.data.readers import write_jsonl
+from evolvent.data.files import write_jsonl, write_text
 from evolvent.errors import ConfigError
 from evolvent.models.protocol import Prompt
 
@@ -33,11 +33,8 @@ def export_rows(path: str | Path, rows: Iterable[Mapping[str, Any]], form: Forma
         return write_jsonl(path, (openai_row(r["prompt"], r["completion"]) for r in rows))
     if form != "alpaca":
         raise ConfigError(f"unknown format {form!r}: give one of {', '.join(FORMATS)}")
-    target = Path(path)
     listed = [alpaca_row(r["prompt"], r["completion"]) for r in rows]
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.write_text(json.dumps(listed, ensure_ascii=False, indent=1), encoding="utf-8")
-    return temporary.replace(target)
+    return write_text(path, json.dumps(listed, ensure_ascii=False, indent=1))
 
 
 def trl_row(prompt: Prompt, completion: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evolvent.data.files import read_jsonl
 from evolvent.data.overlap import text_key
 from evolvent.data.records import HIDDEN_ANSWER, Question
 from evolvent.data.tasks import LETTERS, compiled_template
@@ -125,38 +125,6 @@ def read_questions(
     report.rows = len(questions)
     questions.report = report
     return questions
-
-
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each non-empty line.
-
-    Raises:
-        DataError: a line that is not a JSON object.
-    """
-    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
-            yield number, row
-
-
-def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write one JSON object a line; the file appears complete or not at all."""
-    target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(target)
-    return target
 
 
 class _BadRowError(Exception):

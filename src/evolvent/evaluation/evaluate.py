@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from evolvent.data.records import Question
 from evolvent.data.tasks import Task
-from evolvent.errors import DataError, PromptErrors
+from evolvent.errors import DataError, NoLogProbsError, PromptErrors
 from evolvent.evaluation.metrics import accuracy, auroc, expected_calibration_error, macro_f1, squad_f1
 from evolvent.evaluation.significance import (
     Interval,
@@ -23,7 +24,9 @@ from evolvent.evaluation.significance import (
     mcnemar_exact,
     paired_bootstrap,
 )
-from evolvent.models.protocol import Choice, Completion, LanguageModel, Normalization, Sampling
+from evolvent.models.protocol import Choice, Completion, LanguageModel, Normalization, Prompt, Sampling
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +129,7 @@ def evaluate(
     results: Sequence[Choice | list[Completion] | None]
     failures: Mapping[int, Exception] = {}
     try:
-        if task.kind == "choice":
-            results = model.choose(prompts, [task.options(q) for q in questions])
-        else:
-            results = model.generate(prompts, Sampling(max_tokens=max_tokens, stop=("\n\n",)))
+        results = _ask(model, questions, prompts, task, max_tokens)
     except PromptErrors as errors:
         if len(errors.failures) == len(errors.results):
             raise
@@ -148,6 +148,17 @@ def evaluate(
             confidence = 0.0 if math.isnan(nll) else math.exp(-nll)
             predictions.append(Prediction(question.id, answer, gold, correct, confidence))
     return Evaluation(tuple(predictions), measure(predictions, free_form=task.kind == "text"))
+
+
+def _ask(
+    model: LanguageModel, questions: Sequence[Question], prompts: Sequence[Prompt], task: Task, max_tokens: int
+) -> Sequence[Choice | list[Completion]]:
+    if task.kind == "choice":
+        try:
+            return model.choose(prompts, [task.options(q) for q in questions])
+        except NoLogProbsError as error:
+            logger.warning("%s: its greedy answers are read instead", error)
+    return model.generate(prompts, Sampling(max_tokens=max_tokens, stop=("\n\n",)))
 
 
 def measure(predictions: Sequence[Prediction], *, free_form: bool = False) -> dict[str, float]:

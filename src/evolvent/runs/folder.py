@@ -25,6 +25,7 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel
 
+from evolvent.data.files import write_json, write_text
 from evolvent.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ class Run:
                     f"{self.folder} holds a run with other settings:\n" + "\n".join(different) + "\n"
                     'Choose another output_dir, or on_config_change="rerun" to repeat only the stages concerned.'
                 )
-        _write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         write_json(self.folder / "manifest.json", {"method": method, "versions": library_versions()}, indent=2)
 
     def _acquire(self) -> None:
@@ -258,20 +259,6 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Write a JSON file that is there completely or not at all."""
-    _write_text(path, json.dumps(value, indent=indent, default=str) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

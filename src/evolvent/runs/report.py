@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 
 import jinja2
 
+from evolvent.data.files import write_text
+
 
 @dataclass
 class Report:
@@ -81,13 +83,26 @@ class Report:
             title=self.title, subtitle=self.subtitle, verdict=self.verdict, groups=_grouped(self.sections)
         )
 
+    def markdown(self) -> str:
+        """The words and tables of the page as Markdown."""
+        blocks = [f"# {self.title}", self.subtitle]
+        for section in self.sections:
+            if section["title"] and section["kind"] != "figure":
+                blocks.append(f"## {section['title']}")
+            if section["kind"] == "facts":
+                blocks.append("\n".join(f"- {name}: {value}" for name, value in section["facts"].items()))
+            elif section["kind"] == "table":
+                rule = ["---:" if numeric else "---" for numeric in section["numeric"]]
+                rows = [section["columns"], rule, *section["rows"]]
+                blocks += ["\n".join(f"| {' | '.join(row)} |" for row in rows), section["caption"]]
+            elif section["kind"] == "text":
+                blocks += section["paragraphs"]
+        return "\n\n".join(block for block in blocks if block) + "\n"
+
     def save(self, path: str | Path) -> Path:
-        """Write the page."""
-        target = Path(path)
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_text(self.html(), encoding="utf-8")
-        temporary.replace(target)
-        return target
+        """Write the page, and its Markdown beside it."""
+        write_text(Path(path).with_suffix(".md"), self.markdown())
+        return write_text(path, self.html())
 
 
 def _grouped(sections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from evolvent.data.exports import openai_row
+from evolvent.data.files import write_json
 from evolvent.errors import ConfigError, EndpointError
 from evolvent.models.endpoint import CHARACTERS_PER_TOKEN, EndpointModel
-from evolvent.runs.folder import write_json
 from evolvent.training.examples import TrainingExample
 
 logger = logging.getLogger(__name__)
@@ -139,6 +139,13 @@ def _find_file(client: Any, name: str) -> str | None:
 
 def _upload(client: Any, name: str, content: str) -> str:
     return str(client.files.create(file=(name, content.encode()), purpose="fine-tune").id)
+
+
+def _alive(client: Any, job_id: str | None) -> str | None:
+    """A stored job, unless it failed."""
+    if job_id is None or client.fine_tuning.jobs.retrieve(job_id).status in ("failed", "cancelled"):
+        return None
+    return job_id
 
 
 def _find_job(client: Any, file_id: str) -> str | None:

@@ -110,5 +110,5 @@ class JobLearner:
             max_cost=self.max_cost,
         )
         if not result.model:
-            raise ModelError(f"fine-tuning job {result.job_id} ended as {result.status} without a model")
+            raise ModelError(f"fine-tuning job {result.job_id} ended as {result.status}: {result.error or 'no model'}")
         return f"endpoint:{result.model}@{self.endpoint.base_url}"

@@ -7,6 +7,7 @@ temperature-1 samples would be a Monte-Carlo estimate. Free-form answers are sam
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ import numpy as np
 
 from evolvent.data.records import Question
 from evolvent.data.tasks import Task
-from evolvent.errors import PromptErrors
+from evolvent.errors import NoLogProbsError, PromptErrors
 from evolvent.methods.semievol.config import InferenceConfiguration
 from evolvent.methods.semievol.propagation import fitting_prompt
 from evolvent.models.protocol import Choice, Completion, LanguageModel, Prompt, Sampling
+
+logger = logging.getLogger(__name__)
+
+VOTES = 8  # sampled answers that stand for the probabilities which a server does not tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,11 @@ def ask(
         for question in questions:
             order = _permutation(question, configuration, seed) if configuration.permute_options else None
             options.append(task.options(question, order=order, wording=configuration.wording))
-        choices = _or_none(lambda: model.choose(prompts, options))
+        try:
+            choices = _or_none(lambda: model.choose(prompts, options))
+        except NoLogProbsError as error:
+            logger.warning("%s: the share of %d sampled answers stands for probabilities", error, VOTES)
+            return _vote_shares(model, task, configuration, questions, prompts, cuts, seed)
         return [_from_choice(q, c, cut) for q, c, cut in zip(questions, choices, cuts, strict=True)]
     sampling = Sampling(
         max_tokens=max_tokens,
@@ -245,6 +254,34 @@ def _or_none(call: Any) -> list[Any]:
         if len(errors.failures) == len(errors.results):
             raise
         return errors.results
+
+
+def _vote_shares(
+    model: LanguageModel,
+    task: Task,
+    configuration: InferenceConfiguration,
+    questions: Sequence[Question],
+    prompts: Sequence[Prompt],
+    cuts: Sequence[bool],
+    seed: int,
+) -> list[Response]:
+    """Choices by sampling, for a server that tells no log-probabilities."""
+    sampling = Sampling(
+        max_tokens=16, temperature=configuration.temperature, n=VOTES, seed=_number(seed, configuration.name)
+    )
+    responses = []
+    for question, completions, cut in zip(
+        questions, _or_none(lambda: model.generate(prompts, sampling)), cuts, strict=True
+    ):
+        said = [task.parse(c.text, question) for c in completions or ()]
+        counts = np.array([said.count(choice) for choice in question.choices or ()], float)
+        if counts.sum() == 0:
+            responses.append(Response(question.id, (None,), (), (), cut))
+            continue
+        best = (question.choices or ())[int(counts.argmax())]
+        shares = tuple(float(x) for x in counts / counts.sum())
+        responses.append(Response(question.id, (best,), (math.nan,), shares, cut))
+    return responses
 
 
 def _permutation(question: Question, configuration: InferenceConfiguration, seed: int) -> list[int]:

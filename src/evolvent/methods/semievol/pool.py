@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evolvent.data.readers import write_jsonl
+from evolvent.data.files import write_jsonl
 from evolvent.data.records import Question
 from evolvent.data.tasks import Task
 from evolvent.methods.semievol.collaboration import Consensus

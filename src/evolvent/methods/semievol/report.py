@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ def build_report(method: SemiEvol, metrics: dict[str, Any]) -> Report:
     report = Report("SemiEvol", _headline(method, metrics), "good" if method.verdict.accepted else "bad")
     report.facts(_facts(method, metrics))
     if method.evaluations:
-        report.table("Results on the test rows", *_results(method, metrics), strong=len(method.evaluations) - 1)
+        report.table("Results on the test rows", *results_table(metrics), strong=len(method.evaluations) - 1)
     curves = _curves(method)
     if method.evaluations:
         variants = {
@@ -152,19 +152,17 @@ def _facts(method: SemiEvol, metrics: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _results(method: SemiEvol, metrics: dict[str, Any]) -> tuple[list[str], list[list[Any]], str]:
-    second = "macro_f1" if method.task.kind != "text" else "f1"
-    columns = ["variant", "accuracy, %", "95 % interval", "macro-F1" if second == "macro_f1" else "F1"]
-    columns += ["SemiEvol gains", "95 % interval", "p (McNemar)"]
+def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]], str]:
+    """Columns, rows and caption of the test results, out of what metrics.json holds."""
+    names = [key.removeprefix("accuracy/test/") for key in metrics if key.startswith("accuracy/test/")]
+    names = [name for name in names if not name.endswith("/ci95")]
+    second, title = ("f1", "F1") if f"f1/test/{names[0]}" in metrics else ("macro_f1", "macro-F1")
+    columns = ["variant", "accuracy, %", "95 % interval", title, "SemiEvol gains", "95 % interval", "p (McNemar)"]
     rows = []
-    for name in method.evaluations:
+    for name in names:
         low, high = metrics[f"accuracy/test/{name}/ci95"]
-        row = [
-            NAMES.get(name, name),
-            f"{metrics[f'accuracy/test/{name}'] * 100:.1f}",
-            f"{low * 100:.1f} – {high * 100:.1f}",
-        ]
-        row.append(f"{metrics.get(f'{second}/test/{name}', math.nan):.3f}")
+        row = [NAMES.get(name, name), f"{metrics[f'accuracy/test/{name}'] * 100:.1f}"]
+        row += [f"{low * 100:.1f} – {high * 100:.1f}", f"{metrics.get(f'{second}/test/{name}', math.nan):.3f}"]
         key = f"gain/test/semievol-vs-{name}"
         if key in metrics:
             low, high = metrics[f"{key}/ci95"]

@@ -250,9 +250,9 @@ class SemiEvol:
         trained_on: list[tuple[str, list[Question]]] = []
         if self.holdout:
             trained_on = [(self.warm, self.holdout)]
-        elif self.args.gate == "auto" and self.args.in_weight and len(self.labeled) >= 2 * self.args.folds:
+        elif self.args.gate == "always" and self.args.in_weight:
             trained_on = self._cross_fit()
-        elif self.args.gate == "auto" and not self.args.in_weight:
+        elif self.args.gate == "always":
             trained_on = [(self.base, self.labeled)]
         self.tried: list[Question] = []
         self.tried_responses: dict[str, list[Response]] = {voter.name: [] for voter in self.voters}
@@ -498,7 +498,7 @@ class SemiEvol:
 
     def _certify(self, kind: Confidence) -> CertifiedThreshold:
         if not self.tried:
-            raise ConfigError('target_precision needs held-out labelled rows to calibrate on: gate="auto"')
+            raise ConfigError('target_precision needs held-out labelled rows to calibrate on: gate="always" cross-fits')
         assert self.args.target_precision is not None
         votes = self._merge(self.tried, self.tried_responses)
         confidence = [-uncertainty(c, kind) for c in votes]

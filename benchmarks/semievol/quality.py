@@ -1,0 +1,114 @@
+"""Does SemiEvol beat fine-tuning on the labels alone, with the same compute? Two corpora, five seeds each.
+
+python -m benchmarks.semievol.quality run bbc 0 1 2 3 4 --runs FOLDER     (resumes; one process a core is best)
+python -m benchmarks.semievol.quality record bbc fpb --runs FOLDER        (writes benchmarks/results/semievol.json)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results_file import record
+from benchmarks.semievol.corpora import CORPORA
+from evolvent import SemiEvol, SemiEvolConfig
+from evolvent.evaluation.evaluate import Evaluation
+from evolvent.evaluation.significance import bootstrap_interval, paired_bootstrap
+
+BASELINES = ("zero-shot", "few-shot", "sft", "sft-same-compute")
+
+
+def run(corpus: str, seeds: list[int], runs: Path, changes: dict[str, Any]) -> None:
+    for seed in seeds:
+        splits = CORPORA[corpus](seed)
+        name = "-".join([corpus, str(seed), *(f"{k}={v}" for k, v in changes.items())])
+        args = SemiEvolConfig(output_dir=runs / name, seed=seed, **changes)
+        method = SemiEvol(
+            "embedded", splits.labeled, splits.unlabeled, task=splits.task, eval_dataset=splits.test, args=args
+        )
+        metrics = method.run().metrics
+        shown = {k.removeprefix("accuracy/test/"): v for k, v in metrics.items() if k.startswith("accuracy/test/")}
+        accuracies = " ".join(f"{k} {v:.3f}" for k, v in shown.items() if not k.endswith("ci95"))
+        pseudo = f"{metrics['pseudo_accuracy/all']:.3f} selected {metrics['pseudo_accuracy/selected']:.3f}"
+        print(f"{name}: {accuracies} | pseudo-labels {pseudo}", flush=True)
+
+
+def results(corpus: str, runs: Path) -> list[dict[str, Any]]:
+    """Rows for the results file, over all seeds that have finished."""
+    folders = sorted(p for p in runs.glob(f"{corpus}-[0-9]") if (p / "metrics.json").is_file())
+    seeds = [int(p.name.rpartition("-")[2]) for p in folders]
+    metrics = [json.loads((p / "metrics.json").read_text()) for p in folders]
+    correct = {
+        name: np.array([_evaluation(p, name).correct for p in folders], dtype=float)
+        for name in (*BASELINES, "semievol")
+    }
+    rows = []
+    for name in BASELINES:
+        test = paired_bootstrap(correct[name], correct["semievol"])
+        rows.append(
+            {
+                "claim": f"{corpus}: SemiEvol minus {name}, test accuracy",
+                "value": 100 * test.difference,
+                "unit": "points",
+                "comparator": name,
+                "comparator_value": 100 * correct[name].mean(),
+                "ci95": [100 * test.low, 100 * test.high],
+                "p_value": test.p_value,
+                "n": correct[name].shape[1],
+                "seeds": seeds,
+                "per_seed": [round(100 * x, 2) for x in (correct["semievol"] - correct[name]).mean(1)],
+            }
+        )
+    interval = bootstrap_interval(correct["semievol"])
+    rows.append(
+        {
+            "claim": f"{corpus}: SemiEvol test accuracy",
+            "value": 100 * interval.mean,
+            "unit": "%",
+            "ci95": [100 * interval.low, 100 * interval.high],
+            "n": correct["semievol"].shape[1],
+            "seeds": seeds,
+            "per_seed": [round(100 * x, 2) for x in correct["semievol"].mean(1)],
+        }
+    )
+    gaps = [100 * (m["pseudo_accuracy/selected"] - m["pseudo_accuracy/all"]) for m in metrics]
+    rows.append(
+        {
+            "claim": f"{corpus}: selected pseudo-labels minus all of them, accuracy",
+            "value": float(np.mean(gaps)),
+            "unit": "points",
+            "comparator": "all pseudo-labels",
+            "comparator_value": 100 * float(np.mean([m["pseudo_accuracy/all"] for m in metrics])),
+            "seeds": seeds,
+            "per_seed": [round(g, 2) for g in gaps],
+        }
+    )
+    return rows
+
+
+def _evaluation(folder: Path, name: str) -> Evaluation:
+    return Evaluation.load(next(folder.glob(f"stages/*-test-{name}")) / "evaluation.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "record"])
+    parser.add_argument("corpora", nargs="+", help="corpora; for run one of them, then seeds")
+    parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other settings, for ablations")
+    given = parser.parse_args()
+    if given.what == "run":
+        corpus, *seeds = given.corpora
+        changes = {k: json.loads(v) for k, v in (pair.split("=", 1) for pair in given.set)}
+        run(corpus, [int(s) for s in seeds], given.runs, changes)
+    else:
+        rows = [row for corpus in given.corpora for row in results(corpus, given.runs)]
+        record("semievol", rows, "python -m benchmarks.semievol.quality run CORPUS 0 1 2 3 4, then record bbc fpb")
+
+
+if __name__ == "__main__":
+    main()

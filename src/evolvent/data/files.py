@@ -1,0 +1,51 @@
+"""Small files: read with the place of every problem, written completely or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evolvent.errors import DataError
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each non-empty line.
+
+    Raises:
+        DataError: a line that is not a JSON object.
+    """
+    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
+            yield number, row
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write one JSON object a line."""
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> Path:
+    """Write a value as JSON; what JSON does not know becomes its text."""
+    return write_text(path, json.dumps(value, indent=indent, default=str) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a file that is there completely or not at all, whatever happens meanwhile."""
+    target = Path(path)
+    temporary = target.with_name(target.name + ".new")
+    with temporary.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary.replace(target)
