@@ -92,7 +92,9 @@ def fine_tune_job(
             file_id = state.get("file_id") or _find_file(client, name) or _upload(client, name, content)
             state.put("file_id", file_id)
             job_id = (
-                state.get("job_id") or _find_job(client, file_id) or _create(client, file_id, base_model, epochs, seed)
+                _alive(client, state.get("job_id"))
+                or _find_job(client, file_id)
+                or _create(client, file_id, base_model, epochs, seed)
             )
             state.put("job_id", job_id)
             return _wait(client, job_id, poll_seconds, on_status)
