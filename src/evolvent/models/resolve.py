@@ -62,7 +62,7 @@ def load_local(reference: str | Path, *, dtype: str = "auto", device: str = "aut
     folder = checkpoint_folder(text)
     where = _device(device)
     adapter = Path(folder) / "adapter_config.json"
-    base = _adapter_base(adapter) if adapter.is_file() else folder
+    base = adapter_base(adapter) if adapter.is_file() else folder
     try:
         module = AutoModelForCausalLM.from_pretrained(base, dtype=_dtype(dtype, where)).to(where)
         if adapter.is_file():
@@ -101,14 +101,17 @@ def checkpoint_folder(reference: str | Path) -> str:
     return text
 
 
-def _adapter_base(adapter_config: Path) -> str:
-    """The base model of a PEFT adapter: the lineage's reference first, since folders move."""
-    lineage = adapter_config.with_name("evolvent.json")
-    if lineage.is_file():
-        parent = json.loads(lineage.read_text()).get("base") or ""
-        if parent:
-            return checkpoint_folder(parent)
+def adapter_base(adapter_config: Path) -> str:
+    """The base model of a PEFT adapter: where its configuration says, else where its lineage came from.
+
+    Raises:
+        ModelError: neither names a model that is there.
+    """
     base = json.loads(adapter_config.read_text()).get("base_model_name_or_path") or ""
+    lineage = adapter_config.with_name("evolvent.json")
+    moved = not base or (Path(base).is_absolute() and not Path(base).exists())
+    if moved and lineage.is_file():
+        base = json.loads(lineage.read_text()).get("parent") or base
     if not base:
         raise ModelError(f"{adapter_config}: names no base model (base_model_name_or_path)")
     return checkpoint_folder(base)
