@@ -8,7 +8,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,8 @@ def read_questions(
         raise DataError(f"{name}: no rows")
     report = ReadReport(name)
     rows = [(line, _from_trl(dict(row))) for line, row in numbered]
-    report.columns = _find_columns(name, rows[0][1], columns or {}, labeled=labeled, template=template)
+    present = {key for _, row in rows for key in row}
+    report.columns = _find_columns(name, present, columns or {}, labeled=labeled, template=template)
     raw = [_RawRow(name, line, row, report.columns, choices, template) for line, row in rows]
     convention = _Convention(raw)
     report.answer_convention = convention.said
@@ -311,14 +312,14 @@ def _rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _find_columns(
-    file: str, row: Mapping[str, Any], given: Mapping[str, str], *, labeled: bool, template: str | None
+    file: str, present: Collection[str], given: Mapping[str, str], *, labeled: bool, template: str | None
 ) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, candidates in COLUMN_NAMES.items():
         wanted = given.get(name)
-        if wanted is not None and wanted not in row:
-            raise DataError(f"{file}: no column {wanted!r} for {name}; the file has {sorted(map(str, row))}")
-        column = wanted or next((c for c in candidates if c in row), None)
+        if wanted is not None and wanted not in present:
+            raise DataError(f"{file}: no column {wanted!r} for {name}; the file has {sorted(map(str, present))}")
+        column = wanted or next((c for c in candidates if c in present), None)
         if column is not None:
             found[name] = column
     unknown = set(given) - set(COLUMN_NAMES)
@@ -328,7 +329,7 @@ def _find_columns(
     for name in needed:
         if name not in found:
             raise DataError(
-                f"{file}: no column for {name!r}; the file has {sorted(map(str, row))}. "
+                f"{file}: no column for {name!r}; the file has {sorted(map(str, present))}. "
                 f"Map it with --columns {name}=COLUMN"
             )
     return found
