@@ -1,0 +1,1 @@
+"""Atlas: the field guide to scientific language models."""
