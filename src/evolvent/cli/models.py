@@ -46,6 +46,8 @@ def evaluate_command(
         raise ConfigError(f"--normalization {normalization}: give sum, token or character")
     questions = reader_from(columns, labels, skip_bad_rows)(file, True)
     asked = task_from(task, template, labels, style, chat, model).fitted(questions)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
     with console.status(f"asking {len(questions)} questions"):
         evaluation = evaluate(load(model), questions, asked, normalization=normalization)  # type: ignore[arg-type]
     if output is not None:
