@@ -7,12 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from fault_proxy import FaultProxy
 
 SPORT = {"options": ["business", "sport"], "answer": "sport"}
