@@ -117,17 +117,24 @@ class Stages:
         """The model of that reference; one is kept in memory."""
         if self._loaded is None or self._loaded[0] != reference:
             self._loaded = None
-            given = not isinstance(self._given, (str, Path)) and reference == self.base
-            options: dict[str, Any] = {}
-            if reference.startswith(ENDPOINT_PREFIX):
-                options = {
-                    "cache_dir": self.folder.folder / "responses-cache",
-                    "max_cost": self.args.max_cost,
-                }
-            loaded = self._given if given else load(reference, dtype=self.args.dtype, **options)
-            self._loaded = (reference, loaded)  # type: ignore[assignment]
-        assert self._loaded is not None
+            self._loaded = (reference, self._load(reference))
         return self._loaded[1]
+
+    def _load(self, reference: str) -> LanguageModel:
+        given: Any = self._given
+        if not isinstance(given, (str, Path)):
+            if reference == self.base:
+                return given  # type: ignore[no-any-return]
+            name, _, url = reference.removeprefix(ENDPOINT_PREFIX).rpartition("@")
+            if hasattr(given, "sibling") and url == given.base_url:
+                return given.sibling(name)  # type: ignore[no-any-return]
+        options: dict[str, Any] = {}
+        if reference.startswith(ENDPOINT_PREFIX):
+            options = {
+                "cache_dir": self.folder.folder / "responses-cache",
+                "max_cost": self.args.max_cost,
+            }
+        return load(reference, dtype=self.args.dtype, **options)
 
     def train(
         self,
