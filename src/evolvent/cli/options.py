@@ -56,6 +56,7 @@ SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="count bad ro
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, over the file's settings")]
 Out = Annotated[Path, typer.Option("--out", help="run folder; a run that is there already goes on")]
+Dtype = Annotated[str, typer.Option("--dtype", help="of local weights: auto, float32, bfloat16 or float16")]
 Rerun = Annotated[bool, typer.Option("--rerun", help="with other settings: repeat the stages that they concern")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="whether a run that is there may go on")]
 Force = Annotated[bool, typer.Option("--force", help="go on after a warm-up that is no better than guessing")]
