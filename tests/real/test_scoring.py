@@ -12,7 +12,7 @@ from evolvent.data.tasks import ChoiceTask
 from evolvent.evaluation.evaluate import evaluate
 from evolvent.evaluation.lm_eval_bridge import run_lm_eval, write_task
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real-scoring")]
 
 TOLERANCE = 1e-4
 PREFIX = "Please jusitfy the sentiment of the following sentence:"
