@@ -27,6 +27,10 @@ _HOMES = {
     "SemiEvol": "evolvent.methods.semievol.semievol",
     "SemiEvolConfig": "evolvent.methods.semievol.config",
     "SemiEvolResult": "evolvent.methods.semievol.semievol",
+    "Atlas": "evolvent.methods.atlas.atlas",
+    "AtlasConfig": "evolvent.methods.atlas.config",
+    "Budget": "evolvent.methods.atlas.budget",
+    "Entry": "evolvent.methods.atlas.entry",
     "EvolventError": "evolvent.errors",
 }
 _MODULES = {"samples": "evolvent.data.samples", "errors": "evolvent.errors"}
@@ -45,6 +49,10 @@ if TYPE_CHECKING:
     from evolvent.errors import EvolventError as EvolventError
     from evolvent.evaluation.evaluate import compare as compare
     from evolvent.evaluation.evaluate import evaluate as evaluate
+    from evolvent.methods.atlas.atlas import Atlas as Atlas
+    from evolvent.methods.atlas.budget import Budget as Budget
+    from evolvent.methods.atlas.config import AtlasConfig as AtlasConfig
+    from evolvent.methods.atlas.entry import Entry as Entry
     from evolvent.methods.semievol.config import SemiEvolConfig as SemiEvolConfig
     from evolvent.methods.semievol.semievol import SemiEvol as SemiEvol
     from evolvent.methods.semievol.semievol import SemiEvolResult as SemiEvolResult

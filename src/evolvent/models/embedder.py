@@ -12,14 +12,15 @@ import torch
 from evolvent.errors import ModelError
 from evolvent.models.batching import token_budget_batches
 from evolvent.models.embedded import minilm_folder
+from evolvent.models.resolve import checkpoint_folder
 
 
 class TextEmbedder:
     """Mean-pooled token states of a BERT-like encoder, scaled to length 1.
 
     Args:
-        folder: a Hugging Face encoder; default the embedded all-MiniLM-L6-v2 (384 dimensions, 256 tokens),
-            pooled as its sentence-transformers configuration says.
+        folder: a Hugging Face encoder, or a reference such as atlas:scincl; default the embedded all-MiniLM-L6-v2
+            (384 dimensions, 256 tokens), pooled as its sentence-transformers configuration says.
         max_tokens: longer texts are cut.
 
     Raises:
@@ -29,7 +30,7 @@ class TextEmbedder:
     def __init__(self, folder: str | Path | None = None, *, max_tokens: int = 256) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        source = str(folder or minilm_folder())
+        source = checkpoint_folder(folder) if folder else str(minilm_folder())
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
             self.module: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval()

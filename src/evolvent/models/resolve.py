@@ -1,7 +1,8 @@
-"""From a reference to a model: "embedded" | folder | hub id | file.gguf | endpoint:NAME@URL."""
+"""From a reference to a model: "embedded" | folder | hub id | file.gguf | endpoint:NAME@URL | SCHEME:NAME."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,37 @@ from evolvent.errors import ModelError
 from evolvent.models.protocol import LanguageModel
 
 ENDPOINT_PREFIX = "endpoint:"
+
+# Schemes whose names a higher floor knows: scheme -> "module:function", which takes what stands behind the colon and
+# returns another reference. Loaded by name when it is met, so that this floor does not depend on that one.
+_SCHEMES = {"atlas": "evolvent.methods.atlas.loading:resolve"}
+
+
+def register_scheme(scheme: str, target: str) -> None:
+    """Let references of the form `SCHEME:NAME` be resolved by a function.
+
+    Args:
+        scheme: letters and digits before the colon.
+        target: "module:function"; the function takes NAME and returns a folder, hub id or endpoint.
+
+    Raises:
+        ModelError: the scheme is taken, or the target has another form.
+    """
+    if not scheme.isalnum() or scheme in ("endpoint", *_SCHEMES):
+        raise ModelError(f"scheme {scheme!r} is taken or not made of letters and digits")
+    if target.count(":") != 1:
+        raise ModelError(f"scheme {scheme!r}: {target!r} is not of the form module:function")
+    _SCHEMES[scheme] = target
+
+
+def expand(reference: str | Path) -> str:
+    """A reference without a registered scheme: "atlas:scibert" becomes the folder of that checkpoint."""
+    text = str(reference)
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme not in _SCHEMES:
+        return text
+    module, _, function = _SCHEMES[scheme].partition(":")
+    return str(getattr(importlib.import_module(module), function)(rest))
 
 
 def load(
@@ -25,6 +57,7 @@ def load(
             a folder               a Hugging Face checkpoint, full or PEFT adapter
             a ``.gguf`` file       dequantised once into the cache
             ``endpoint:NAME@URL``  a model behind an OpenAI-compatible server
+            ``atlas:ID[@SIZE]``    a row of the Atlas, or one of its checkpoints
             anything else          a Hugging Face hub id
             =====================  =====================================================================
 
@@ -38,7 +71,7 @@ def load(
     """
     if not isinstance(reference, (str, Path)):
         return reference
-    text = str(reference)
+    text = expand(reference)
     if text.startswith(ENDPOINT_PREFIX):
         return _endpoint(text, options)
     loaded: LanguageModel = load_local(text, dtype=dtype, device=device, **options)
@@ -85,7 +118,7 @@ def checkpoint_folder(reference: str | Path) -> str:
     """The folder (or hub id) that `from_pretrained` takes for a reference to local weights."""
     from evolvent.models import embedded
 
-    text = str(reference)
+    text = expand(reference)
     if text == "embedded":
         return str(embedded.embedded_folder())
     if text.endswith(".gguf"):

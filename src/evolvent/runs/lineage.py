@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from pydantic import BaseModel, Field
 
 from evolvent.errors import ModelError
 from evolvent.runs.folder import library_versions
 
+logger = logging.getLogger(__name__)
 FILE = "evolvent.json"
 
 
@@ -48,11 +52,49 @@ class Lineage(BaseModel):
     notes: list[str] = []
 
 
-def write_lineage(folder: Path, lineage: Lineage) -> None:
-    """Write `evolvent.json` and the model card `README.md` into a checkpoint folder."""
+def write_lineage(folder: Path, lineage: Lineage, *, place: Path | None = None) -> None:
+    """Write `evolvent.json` and the model card `README.md` into a checkpoint folder, and note it in the ledger.
+
+    Args:
+        place: where the folder will stand when it is renamed afterwards.
+    """
     lineage = lineage.model_copy(update={"weight_digest": weight_digest(folder)})
     (folder / FILE).write_text(lineage.model_dump_json(indent=2) + "\n")
     (folder / "README.md").write_text(model_card(folder, lineage))
+    note_in_ledger(place or folder)
+
+
+def ledger() -> Path | None:
+    """The file that names every checkpoint folder that Evolvent made here, one a line.
+
+    It is `$EVOLVENT_LEDGER`, else in the user's data directory; None when the variable is "off".
+    """
+    said = os.environ.get("EVOLVENT_LEDGER")
+    if said == "off":
+        return None
+    return Path(said) if said else Path(platformdirs.user_data_dir("evolvent")) / "artefacts.txt"
+
+
+def note_in_ledger(folder: Path) -> None:
+    """Add a checkpoint folder to the ledger; a home that cannot be written is no reason to fail a run."""
+    path = ledger()
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{folder.resolve()}\n")
+    except OSError as error:
+        logger.warning("%s cannot be written (%s): evolvent atlas will not list %s by itself", path, error, folder)
+
+
+def ledger_folders() -> list[Path]:
+    """Checkpoint folders of the ledger that still have a lineage, in the order in which they were made."""
+    path = ledger()
+    if path is None or not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [Path(line) for line in dict.fromkeys(lines) if line and (Path(line) / FILE).is_file()]
 
 
 def read_lineage(folder: str | Path) -> Lineage | None:

@@ -51,8 +51,8 @@ class AtlasConfig(BaseModel):
     overlay_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("evolvent")) / "atlas")
     user: str = Field(default_factory=lambda: os.environ.get("USER", "user"))
     encoder: str = "auto"
-    weights: tuple[float, float, float] = (0.1, 0.4, 0.5)
-    synonym_weight: float = Field(0.5, ge=0)
+    weights: tuple[float, float, float] = (0.2, 0.4, 0.4)
+    synonym_weight: float = Field(1.0, ge=0)
     facets: bool = True
     graph_k: int = Field(6, ge=1)
     unknown: Unknown = "list"

@@ -56,7 +56,7 @@ class ListEntry:
 
     Attributes:
         printed: the name as the list prints it; keys: what identifies the paper.
-        author: of "NAME, AUTHOR et al."; cells: the columns that the list gives.
+        author: of "NAME, AUTHOR et al."; cells: the columns that the list gives; labels: of its links, as printed.
         problems: why it is a draft; empty for a complete entry.
     """
 
@@ -65,6 +65,7 @@ class ListEntry:
     author: str | None
     cells: dict[str, Any]
     paper_key: str | None
+    labels: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -95,8 +96,8 @@ class Snapshot:
 
     @property
     def with_code(self) -> int:
-        """Entries that link code."""
-        return sum(e.cells["code_url"] is not None for e in self.entries)
+        """Entries with a link that is labelled exactly GitHub; one labelled Github is read, but not counted."""
+        return sum("GitHub" in e.labels for e in self.entries)
 
 
 def parse_list(
@@ -189,7 +190,8 @@ def _entry(
     code: str | None = None
     others: list[str] = []
     checkpoints: list[dict[str, Any]] = []
-    for label, url in _LINK.findall(links):
+    found = _LINK.findall(links)
+    for label, url in found:
         model = _MODEL.match(label)
         if not re.match(r"https?://[^\s/]+", url):
             problems.append(f"link {label!r} is no http(s) address")
@@ -245,7 +247,8 @@ def _entry(
         "source_section": place,
         "source_order": order,
     }
-    return ListEntry(line, printed, author, cells, paper_key(paper), tuple(problems))
+    labels = tuple(label for label, _ in found)
+    return ListEntry(line, printed, author, cells, paper_key(paper), labels, tuple(problems))
 
 
 def _split_name(printed: str) -> tuple[str, list[str], str | None]:

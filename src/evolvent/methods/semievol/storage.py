@@ -288,7 +288,7 @@ class Stages:
                 "wall_seconds": sum(self.folder.seconds.values()),
             }
         )
-        write_lineage(temporary, lineage)
+        write_lineage(temporary, lineage, place=target)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
         return str(target) if Path(final).is_dir() else final
