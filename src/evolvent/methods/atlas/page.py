@@ -52,10 +52,10 @@ def html(atlas: Atlas, *, with_api: bool = False) -> str:
     template = jinja2.Environment(autoescape=True).from_string(_asset("index.html.j2"))
     return template.render(
         policy=policy,
-        style=jinja2.utils.markupsafe.Markup(style),
-        library=jinja2.utils.markupsafe.Markup(library),
-        script=jinja2.utils.markupsafe.Markup(script),
-        data=jinja2.utils.markupsafe.Markup(_inert_json(page_data(atlas))),
+        style=style,
+        library=library,
+        script=script,
+        data=_inert_json(page_data(atlas)),
         licence=_asset("LICENSE-minisearch.txt"),
         origin=origin(),
         api="yes" if with_api else "no",
