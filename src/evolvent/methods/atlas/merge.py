@@ -16,7 +16,7 @@ from rapidfuzz.distance import JaroWinkler
 from evolvent.errors import DataError
 from evolvent.methods.atlas.entry import Entry, Status, by_id
 from evolvent.methods.atlas.overlay import Change
-from evolvent.methods.atlas.source_list import SOURCE_COLUMNS, ListEntry, Snapshot, new_id, paper_key
+from evolvent.methods.atlas.source_list import SOURCE_COLUMNS, ListEntry, Snapshot, new_id, paper_key, plain_link
 from evolvent.methods.atlas.vocabulary import slug
 
 SAME_TITLE = 0.95  # Jaro-Winkler similarity of titles that a person should look at
@@ -221,7 +221,7 @@ def _merge_row(entry: Entry, base: Mapping[str, Any] | None, theirs: ListEntry, 
         report.renamed.append((base["printed"], theirs.printed))
     elif not base.get("printed") and base["name"] != theirs.cells["name"]:
         report.renamed.append((base["name"], theirs.cells["name"]))
-    if paper_key(base["paper_url"]) != (theirs.paper_key or paper_key(theirs.cells["paper_url"])):
+    if plain_link(base["paper_url"]) != plain_link(theirs.cells["paper_url"]):
         report.relinked.append(theirs.printed)
 
 

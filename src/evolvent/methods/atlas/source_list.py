@@ -319,9 +319,15 @@ def paper_key(url: str | None) -> str | None:
         return None
     ids = paper_ids(url)
     named = next((f"{kind}:{ids[kind]}".lower() for kind in ("arxiv_id", "doi", "acl_id") if ids[kind]), None)
+    return named or plain_link(url)
+
+
+def plain_link(url: str) -> str:
+    """A link without what does not matter: scheme, www, version of a preprint."""
+    if match := _ARXIV.search(url.rstrip("/")):
+        return f"arxiv.org/abs/{match[1]}"
     parts = urlsplit(url)
-    host = (parts.hostname or "").removeprefix("www.")
-    return named or f"url:{host}{parts.path.rstrip('/')}".lower()
+    return f"{(parts.hostname or '').removeprefix('www.')}{parts.path.rstrip('/')}".lower()
 
 
 def new_id(entry: ListEntry, taken: set[str]) -> str:
