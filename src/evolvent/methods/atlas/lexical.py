@@ -31,7 +31,7 @@ class LexicalIndex:
         )
         self._database.executemany(
             "INSERT INTO cards(rowid, card, synonyms) VALUES (?, ?, ?)",
-            ((i, _folded(card(e)), card_synonyms(e)) for i, e in enumerate(entries)),
+            ((i, card(e), card_synonyms(e)) for i, e in enumerate(entries)),
         )
 
     def scores(self, query: str) -> dict[str, float]:
@@ -52,11 +52,6 @@ class LexicalIndex:
 def query_words(query: str) -> list[str]:
     """Words of a query without stop words; every operator of the index is only a word or nothing."""
     stop = set(words()["stop_words"])
-    found = re.findall(r"\w+", _folded(query[:MAX_CHARACTERS]).lower())
+    found = re.findall(r"\w+", query[:MAX_CHARACTERS].lower())
     kept = [w for w in dict.fromkeys(found) if w not in stop] or list(dict.fromkeys(found))
     return kept[:MAX_WORDS]
-
-
-def _folded(text: str) -> str:
-    """Text without surrogates, which SQLite refuses."""
-    return text.encode("utf-8", "ignore").decode()

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from evolvent.methods.atlas.cards import card, facets, texts_of
 from evolvent.methods.atlas.config import AtlasConfig
 from evolvent.methods.atlas.entry import Entry
 from evolvent.methods.atlas.lexical import MAX_CHARACTERS, LexicalIndex
-from evolvent.methods.atlas.vectors import MINILM, Encoder, VectorStore, minilm_is_installed
+from evolvent.methods.atlas.vectors import MINILM, Encoder, Vectors, VectorStore, minilm_is_installed
 
 logger = logging.getLogger(__name__)
 Mode = Literal["auto", "hybrid", "lexical", "dense"]
@@ -114,6 +115,7 @@ class SearchEngine:
             ConfigError: "hybrid" or "dense" without an encoder.
         """
         notices = []
+        query = query.encode("utf-8", "ignore").decode()  # lone surrogates are no text
         if len(query) > MAX_CHARACTERS:
             query = query[:MAX_CHARACTERS]
             notices.append(f"only the first {MAX_CHARACTERS:,} characters of the query are searched for")
@@ -180,30 +182,40 @@ class DenseIndex:
     """Vectors of cards and facets, ready to be compared with a query."""
 
     def __init__(self, entries: Sequence[Entry], encoder: Encoder, args: AtlasConfig) -> None:
-        self.encoder = encoder
-        store = ready_vectors(entries, encoder, args.overlay_dir)
+        self.entries, self.encoder, self.folder = entries, encoder, args.overlay_dir
         self.ids = [e.id for e in entries]
-        self.cards = store.of([card(e) for e in entries])  # (rows, dimensions)
         self.labels: list[str] = []
         self.starts: list[int] = []
-        texts: list[str] = []
+        self._texts: list[str] = []
         for entry in entries:
-            self.starts.append(len(texts))
+            self.starts.append(len(self._texts))
             for facet in facets(entry):
                 self.labels.append(facet.label)
-                texts.append(facet.text)
-        self.facets = store.of(texts)  # (facets, dimensions)
+                self._texts.append(facet.text)
+        self._take(ready_vectors(entries, encoder, self.folder))
+
+    def _take(self, store: VectorStore) -> None:
+        self.cards = store.of([card(e) for e in self.entries])  # (rows, dimensions)
+        self.facets = store.of(self._texts)  # (facets, dimensions)
+
+    def _vector(self, query: str) -> Vectors:
+        """The query (dimensions,); stored vectors of another length are of another encoder and made again."""
+        vector: Vectors = self.encoder([query])[0]
+        if vector.shape[0] != self.cards.shape[1]:
+            logger.warning(
+                "the stored vectors have %d dimensions, those of %s %d: made again",
+                self.cards.shape[1],
+                self.encoder.name,
+                vector.shape[0],
+            )
+            self._take(ready_vectors(self.entries, self.encoder, self.folder, again=True))
+        return vector
 
     def compare(self, query: str) -> dict[str, tuple[float, float, str]]:
         """Id -> (cosine with the card, largest cosine with a facet, label of that facet)."""
         if not self.ids:
             return {}
-        vector = self.encoder([query])[0]  # (dimensions,)
-        if vector.shape[0] != self.cards.shape[1]:
-            raise ModelError(
-                f"encoder {self.encoder.name}: gives {vector.shape[0]} dimensions where the stored vectors have "
-                f"{self.cards.shape[1]}; delete {self.encoder.file_name} in the overlay folder"
-            )
+        vector = self._vector(query)
         by_card = self.cards @ vector
         by_facet = self.facets @ vector
         best = np.maximum.reduceat(by_facet, self.starts)
@@ -216,7 +228,7 @@ class DenseIndex:
 
     def tasks_like(self, query: str) -> dict[str, float]:
         """Task label -> largest cosine of one of its facets with the query."""
-        by_facet = self.facets @ self.encoder([query])[0]
+        by_facet = self.facets @ self._vector(query)
         found: dict[str, float] = {}
         for label, score in zip(self.labels, by_facet, strict=True):
             if label != "title":
@@ -224,33 +236,41 @@ class DenseIndex:
         return found
 
 
-def ready_vectors(entries: Sequence[Entry], encoder: Encoder, folder: Path) -> VectorStore:
-    """Vectors of every text of the table: shipped, kept from before, else computed now and kept in `folder`."""
+def ready_vectors(entries: Sequence[Entry], encoder: Encoder, folder: Path, *, again: bool = False) -> VectorStore:
+    """Vectors of every text of the table: shipped, kept from before, else computed now and kept in `folder`.
+
+    Args:
+        again: compute all of them.
+    """
     texts = texts_of(entries)
-    store = VectorStore.shipped() if encoder.name == MINILM else VectorStore(encoder.name)
     path = folder / encoder.file_name
+    store = VectorStore(encoder.name)
+    if not again:
+        store = VectorStore.shipped() if encoder.name == MINILM else store
+        if store.missing(texts) and path.is_file():
+            store = _kept(path, encoder, texts) or store
     lacking = store.missing(texts)
-    if lacking and path.is_file():
-        try:
-            kept = VectorStore.load(path)
-        except (OSError, ValueError, KeyError):
-            logger.warning("%s is damaged and made again", path)
-        else:
-            here = [t for t in lacking if t not in set(kept.missing(lacking))]
-            same_size = store.codes is None or (kept.codes is not None and kept.codes.shape[1] == store.codes.shape[1])
-            if here and kept.encoder == encoder.name and same_size:
-                store.add(here, kept.of(here))
-                lacking = store.missing(texts)
-    if lacking:
-        if len(lacking) > 50:
-            logger.warning("computing %d vectors with %s once; this can take a minute", len(lacking), encoder.name)
-        probe = encoder(lacking[:1])
-        if store.codes is not None and store.codes.shape[1] != probe.shape[1]:
-            store, lacking = VectorStore(encoder.name), texts  # the stored ones are of another encoder: rebuild
-        store.add(lacking, encoder(lacking))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            store.save(path)
-        except OSError as error:
-            logger.warning("%s cannot be written (%s); the vectors will be computed again", path, error)
+    if not lacking:
+        return store
+    if len(lacking) > 50:
+        logger.warning("computing %d vectors with %s once; this can take a minute", len(lacking), encoder.name)
+    made = encoder(lacking)
+    if store.codes is not None and store.codes.shape[1] != made.shape[1]:
+        return ready_vectors(entries, encoder, folder, again=True)
+    store.add(lacking, made)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        store.save(path)
+    except OSError as error:
+        logger.warning("%s cannot be written (%s); the vectors will be computed again", path, error)
     return store
+
+
+def _kept(path: Path, encoder: Encoder, texts: Sequence[str]) -> VectorStore | None:
+    """Vectors that an earlier process stored, which hold the shipped ones too; None when they cannot be used."""
+    try:
+        kept = VectorStore.load(path)
+    except (OSError, ValueError, KeyError, BadZipFile):
+        logger.warning("%s is damaged and made again", path)
+        return None
+    return kept if kept.encoder == encoder.name and len(kept.missing(texts)) < len(texts) else None

@@ -44,8 +44,6 @@ class VectorStore:
 
     def add(self, texts: Sequence[str], vectors: Vectors) -> None:
         """Store unit vectors (texts, dimensions)."""
-        if self.codes is not None and vectors.shape[1] != self.codes.shape[1]:
-            self.__init__(self.encoder)  # type: ignore[misc]  # vectors of another encoder under the same name
         scales = np.abs(vectors).max(axis=1) / LARGEST
         codes = np.rint(vectors / scales[:, None]).astype(np.int8)
         keys = np.array([list(digest(t)) for t in texts], np.uint8).reshape(-1, 8)
