@@ -212,7 +212,9 @@ def bibtex_entry(entry: Entry, key: str) -> str:
     venue = entry.venue_name + (f" {entry.venue_track}" if entry.venue_track else "")
     cells = [("title", f"{{{latex(entry.title)}}}"), (where, latex(venue)), ("year", str(entry.year))]
     if entry.first_author:
-        cells.insert(0, ("author", f"{{{latex(entry.first_author)}}} and others"))
+        name = latex(entry.first_author)
+        whole = f"{{{name}}}" if re.search(r"[\s,]", name) else name  # a family name of several words stays one name
+        cells.insert(0, ("author", f"{whole} and others"))
     if entry.arxiv_id:
         cells += [("eprint", entry.arxiv_id), ("archiveprefix", "arXiv")]
     if entry.doi:

@@ -159,6 +159,8 @@ def polite(ask: Callable[[], T], name: str) -> T:
             ) from error
         except hub_errors.RepositoryNotFoundError as error:
             raise NetworkError(f"{name}: no such repository on the hub (moved, removed or private)") from error
+        except hub_errors.LocalEntryNotFoundError as error:
+            raise NetworkError(f"{name}: not in the local cache, and the hub cannot be reached") from error
         except (hub_errors.EntryNotFoundError, hub_errors.RevisionNotFoundError) as error:
             raise NetworkError(f"{name}: {_first_line(error)}") from error
         except hub_errors.OfflineModeIsEnabled as error:
@@ -170,9 +172,7 @@ def polite(ask: Callable[[], T], name: str) -> T:
             wait = _retry_after(error.response.headers.get("Retry-After"), attempt)
             logger.info("%s: the hub answered %s; asking again in %.1f s", name, status, wait)
             time.sleep(wait)
-        except hub_errors.LocalEntryNotFoundError as error:
-            raise NetworkError(f"{name}: not in the local cache, and the hub cannot be reached") from error
-        except (OSError, RuntimeError, hub_errors.SafetensorsParsingError) as error:
+        except (OSError, RuntimeError, hub_errors.HTTPError, hub_errors.SafetensorsParsingError) as error:
             if attempt == RETRIES or isinstance(error, hub_errors.SafetensorsParsingError):
                 raise NetworkError(f"{name}: no answer from the hub: {_first_line(error)}") from error
             time.sleep(_retry_after(None, attempt))

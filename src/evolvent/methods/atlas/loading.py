@@ -116,8 +116,9 @@ def fetch(entry: Entry, checkpoint: Checkpoint, args: AtlasConfig, *, strict: bo
         patterns += _PICKLES
     if args.trust_remote_code:
         patterns.append("*.py")
+    pinned = info.sha if args.trust_remote_code else None  # by branch, so that it is found without a network later
     folder = Path(
-        polite(lambda: snapshot_download(name, revision=info.sha, allow_patterns=patterns, max_workers=2), name)
+        polite(lambda: snapshot_download(name, revision=pinned, allow_patterns=patterns, max_workers=2), name)
     )
     check(entry, checkpoint, folder, strict=strict)
     return folder
