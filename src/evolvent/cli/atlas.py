@@ -638,14 +638,16 @@ def _pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
 
 
 def _cells(given: Sequence[str]) -> dict[str, Any]:
-    found = {}
+    """COLUMN=VALUE as cells: lists and tables in YAML, everything else as it stands; null is unknown."""
+    from evolvent.methods.atlas.entry import LISTS
+
+    found: dict[str, Any] = {}
     for column, text in _pairs(given, "cell").items():
+        structured = column in (*LISTS, "provenance", "extra", "hub", "year", "source_order", "in_survey_tables")
         try:
-            found[column] = yaml.safe_load(text) if text.startswith(("[", "{", "null", "true", "false")) else text
+            found[column] = yaml.safe_load(text) if structured or text == "null" else text
         except yaml.YAMLError as error:
             raise ConfigError(f"{column}={text}: not YAML: {str(error).splitlines()[0]}") from error
-        if column in ("year", "source_order") and str(found[column]).isdecimal():
-            found[column] = int(found[column])
     return found
 
 

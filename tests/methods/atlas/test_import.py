@@ -53,7 +53,7 @@ def test_six_revisions_in_order_give_every_expected_figure(empty_atlas, fixtures
     assert empty_atlas.validate() == []
 
 
-def test_table_after_six_imports_is_the_bundled_one_in_the_lists_columns(empty_atlas, atlas, fixtures, expected):
+def test_table_after_six_imports_is_the_bundled_one_in_the_lists_columns(atlas, empty_atlas, fixtures, expected):
     for want in expected:
         empty_atlas.refresh(fixtures / want["file"])
     active = [e for e in empty_atlas if e.status == "active"]
@@ -239,7 +239,9 @@ def test_links_of_one_paper_have_one_key():
 # ------------------------------------------------------------------------------------------------ other files
 
 
-def test_own_csv_and_jsonl_come_back_equal(atlas, empty_atlas, tmp_path):
+def test_own_csv_and_jsonl_come_back_equal(atlas, make_atlas, tmp_path):
+    (tmp_path / "empty").mkdir()
+    empty_atlas = make_atlas(data_dir=tmp_path / "empty", overlay_dir=tmp_path / "other")
     atlas.edit("scibert", title="=HYPERLINK(1)", first_author="'quoted", pretraining_data=["a; b", "c"])
     for name in ("all.csv", "all.jsonl"):
         atlas.export(tmp_path / name)

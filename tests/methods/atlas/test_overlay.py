@@ -90,6 +90,13 @@ def test_an_overlay_of_a_newer_version_is_refused(atlas, make_atlas, new_row):
     assert atlas.overlay.journal.read_text() == text
 
 
+def test_changes_to_one_table_are_not_laid_over_another(atlas, make_atlas, new_row, tmp_path):
+    atlas.add(new_row)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match=r"holds changes to another table \(bundled, this is .*other\)"):
+        make_atlas(data_dir=tmp_path / "other")
+
+
 def test_a_locked_overlay_waits_and_then_says_so(atlas, make_atlas, new_row):
     atlas.add(new_row)
     impatient = make_atlas(lock_timeout_s=0.1)

@@ -65,7 +65,8 @@ class Atlas:
 
     def __init__(self, bundled: Sequence[Entry], digest: str, args: AtlasConfig) -> None:
         self.args = args
-        self.overlay = Overlay(args.overlay_dir, args.user, args.lock_timeout_s)
+        name = "bundled" if args.data_dir is None else str(args.data_dir.resolve())
+        self.overlay = Overlay(args.overlay_dir, args.user, args.lock_timeout_s, name)
         self._bundled = list(bundled)
         self._digest = digest
         self._set(self.overlay.table(self._bundled, digest))

@@ -67,11 +67,13 @@ class Overlay:
         folder: where it lives; when it cannot be written, changes last as long as the process and a warning says so.
         user: who signs.
         lock_timeout_s: how long to wait for another process.
+        of: name of the table that it lies over: changes to one table mean nothing to another one.
     """
 
     folder: Path
     user: str = field(default_factory=getpass.getuser)
     lock_timeout_s: float = 10.0
+    of: str = "bundled"
     in_memory: bool = False
     _memory: list[Action] = field(default_factory=list)
     _snapshots: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -127,6 +129,11 @@ class Overlay:
                     break
                 raise DataError(f"{self.journal}, line {number}: cannot be read; restore it from a copy") from error
             _require_schema(row, self.journal)
+            if row.get("of", self.of) != self.of:
+                raise DataError(
+                    f"{self.folder}: holds changes to another table ({row['of']}, this is {self.of}); choose another "
+                    "overlay_dir"
+                )
             if "n" in row:
                 changes = tuple(Change(**c) for c in row.pop("changes", ()))
                 found.append(Action(**row, changes=changes))
@@ -235,7 +242,7 @@ class Overlay:
         """Add one line; when that fails half way, cut the file back to what it was."""
         row = {k: v for k, v in asdict(action).items() if v is not None}
         line = json.dumps(row, ensure_ascii=False) + "\n"
-        head = "" if self.journal.exists() else json.dumps({"schema_version": SCHEMA}) + "\n"
+        head = "" if self.journal.exists() else json.dumps({"schema_version": SCHEMA, "of": self.of}) + "\n"
         with self.journal.open("ab") as file:
             size = file.tell()
             try:

@@ -27,7 +27,7 @@ function show() {
     if (moved && !content.contains(document.activeElement) && document.activeElement?.closest("nav") === null) content.focus({ preventScroll: true });
     if (moved) scrollTo(0, 0);
   }
-  return view.update();
+  Promise.resolve(view.update()).then(() => (document.documentElement.dataset.shown = location.hash));
 }
 
 document.getElementById("skip").addEventListener("click", (event) => {
