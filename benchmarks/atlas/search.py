@@ -20,6 +20,7 @@ from benchmarks.results_file import record
 from evolvent.methods.atlas.config import AtlasConfig
 from evolvent.methods.atlas.entry import Entry, read_entries
 from evolvent.methods.atlas.lexical import LexicalIndex, query_words
+from evolvent.methods.atlas.recommend import recommend
 from evolvent.methods.atlas.search import SearchEngine
 from evolvent.methods.atlas.source_list import parse_list
 from evolvent.methods.atlas.vocabulary import read_table
@@ -77,7 +78,41 @@ def main() -> None:
                         "seconds_spread": spread,
                     }
                 )
+    rows += _recommend_rows(entries, odd)
     record("atlas", rows, COMMAND)
+
+
+def _recommend_rows(entries: Sequence[Entry], queries: Sequence[Query]) -> list[dict[str, Any]]:
+    """The order of `recommend` on the same queries; rows and relevant rows are those with weights on the hub."""
+    engine = SearchEngine(entries, AtlasConfig())
+    reachable = {e.id for e in entries if e.weights == "hub"}
+    asked = [Query(q.id, q.query, q.kind, q.relevant & reachable) for q in queries]
+    asked = [q for q in asked if q.relevant]
+
+    def recommended(query: str) -> list[str]:
+        return [c.entry.id for c in recommend(engine, query, k=50).choices]
+
+    def searched(query: str) -> list[str]:
+        return [h.entry.id for h in engine.search(query, 50, among=sorted(reachable))]
+
+    rows = []
+    for kind in ("paraphrase", "keyword"):
+        mine = [q for q in asked if q.kind == kind]
+        value = judge(recommended, asked)[kind]["ndcg@10"]
+        base = judge(searched, asked)[kind]["ndcg@10"]
+        rows.append(
+            {
+                "claim": f"atlas/recommend/ndcg@10/{kind}/odd",
+                "value": value,
+                "unit": "nDCG@10",
+                "comparator": "hybrid search among the same rows",
+                "comparator_value": base,
+                "ratio": value / base,
+                "ci95": _bootstrap(recommended, mine),
+                "n": len(mine),
+            }
+        )
+    return rows
 
 
 class _Parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from evolvent.errors import ConfigError, ModelError
 from evolvent.methods.atlas import vectors, where
-from evolvent.methods.atlas.cards import card, facets, texts_of
-from evolvent.methods.atlas.lexical import query_words
+from evolvent.methods.atlas.cards import card, card_synonyms, facets, texts_of
+from evolvent.methods.atlas.lexical import LexicalIndex, query_words
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -183,6 +184,24 @@ def test_any_text_can_be_searched_for(atlas, query):
 
 def test_an_empty_query_finds_nothing_and_says_why(atlas):
     assert atlas.search("  ").notices == ["an empty query finds nothing; use a filter to list rows"]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_lexical_scores_are_those_of_sqlite(atlas, weight):
+    """Against SQLite's own bm25() over the same two columns."""
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE VIRTUAL TABLE cards USING fts5(card, synonyms, tokenize='porter unicode61')")
+    rows = ((i, card(e), card_synonyms(e) if weight else "") for i, e in enumerate(atlas))
+    database.executemany("INSERT INTO cards(rowid, card, synonyms) VALUES (?, ?, ?)", rows)
+    index = LexicalIndex(atlas.entries, weight)
+    for query in ("retrosynthesis of molecules", "predicting proteins' foldings", "classification", "BERT résumé"):
+        match = " OR ".join(f'"{word}"' for word in query_words(query))
+        found = database.execute(
+            "SELECT rowid, -bm25(cards, 1.0, ?) FROM cards WHERE cards MATCH ?", (weight, match)
+        ).fetchall()
+        best = max(score for _, score in found)
+        want = {atlas.entries[i].id: score / best for i, score in found}
+        assert index.scores(query) == pytest.approx(want, rel=1e-6)
 
 
 def test_stop_words_go_unless_they_are_all_there_is():
