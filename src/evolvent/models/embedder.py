@@ -11,6 +11,7 @@ import torch
 
 from evolvent.models.batching import token_budget_batches
 from evolvent.models.embedded import minilm_folder
+from evolvent.models.quiet import quiet
 
 
 class TextEmbedder:
@@ -22,6 +23,7 @@ class TextEmbedder:
         max_tokens: longer texts are cut.
     """
 
+    @quiet()
     def __init__(self, folder: str | Path | None = None, *, max_tokens: int = 256) -> None:
         from transformers import AutoModel, AutoTokenizer
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging as transformers_logging
 
 from evolvent.errors import ConfigError, DataError, ModelError
 from evolvent.models.local import LocalModel
+from evolvent.models.quiet import quiet
 from evolvent.models.resolve import computes_bfloat16, load_local
 from evolvent.training.config import FineTuneConfig
 from evolvent.training.examples import (
@@ -147,9 +147,9 @@ def fine_tune(
     return result
 
 
+@quiet()
 def save_checkpoint(model: LocalModel, folder: Path) -> None:
     """Write a folder that `from_pretrained` (full weights) or PEFT (adapter) loads as it is."""
-    transformers_logging.disable_progress_bar()
     if not hasattr(model.module, "peft_config"):
         model.module.to(torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float32)
     model.module.save_pretrained(folder)
@@ -227,6 +227,7 @@ def _bfloat16(args: FineTuneConfig) -> bool:
     return args.precision == "bfloat16"
 
 
+@quiet()
 def _trainable_model(source: str | Path, args: FineTuneConfig, bfloat16: bool) -> LocalModel:
     """Load `source` with frozen weights in the compute type and trainable ones in fp32."""
     from peft import LoraConfig, get_peft_model

@@ -23,7 +23,7 @@ from evolvent.errors import ConfigError, DataError, NothingSelectedError
 from evolvent.evaluation.evaluate import Evaluation, evaluate
 from evolvent.evaluation.guarantee import CertifiedThreshold, certified_threshold
 from evolvent.methods.semievol import pool as pool_table
-from evolvent.methods.semievol.collaboration import Consensus, Response, ask, merge
+from evolvent.methods.semievol.collaboration import Consensus, Response, ask, merge, prefix_order
 from evolvent.methods.semievol.config import InferenceConfiguration, SemiEvolConfig
 from evolvent.methods.semievol.evolution import (
     Verdict,
@@ -458,28 +458,33 @@ class SemiEvol:
     ) -> dict[str, list[Response]]:
         """The voters' responses to `rows`, in shards that a killed run does not repeat."""
         position = {q.id: i for i, q in enumerate(getattr(self, data))}
-        near = [[self.labeled[j] for j in self.nearest[data][position[q.id]]] for q in rows]
+        nearest = [self.nearest[data][position[q.id]] for q in rows]
         answered = {}
         for voter in voters:
+            order = prefix_order(nearest, voter)
 
-            def respond(chosen: Sequence[int], voter: InferenceConfiguration = voter) -> list[Response]:
+            def respond(
+                chosen: Sequence[int], voter: InferenceConfiguration = voter, order: Sequence[int] = order
+            ) -> list[Response]:
+                asked = [order[c] for c in chosen]
                 return ask(
                     self.stages.model(voter.model or model),
                     self.task,
                     voter,
-                    [rows[i] for i in chosen],
-                    [near[i] for i in chosen],
+                    [rows[i] for i in asked],
+                    [[self.labeled[j] for j in nearest[i]] for i in asked],
                     seed=self.args.seed,
                     samples=self.args.samples,
                     max_tokens=self.args.max_new_tokens,
                 )
 
-            answered[voter.name] = self.stages.responses(
+            responses = self.stages.responses(
                 f"{stage}-{voter.name}",
-                {"voter": voter.model_dump(), "model": model, "rows": [q.id for q in rows]},
+                {"voter": voter.model_dump(), "model": model, "rows": [rows[i].id for i in order]},
                 len(rows),
                 respond,
             )
+            answered[voter.name] = [response for _, response in sorted(zip(order, responses, strict=True))]
         return answered
 
     def _cross_fit(self) -> list[tuple[str, list[Question]]]:
