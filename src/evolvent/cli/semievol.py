@@ -189,7 +189,7 @@ def demo(
             news.unlabeled,
             task=news.task,
             eval_dataset=news.test,
-            args=SemiEvolConfig(output_dir=out, seed=seed),
+            args=SemiEvolConfig(output_dir=out, seed=seed, peft="top_layers"),
             on_progress=on_progress,
         )
         result = method.run()

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float], None]
 
+SHORT_ROW = 512  # tokens up to which plain attention trains faster on a CPU than the fused one
+
 
 @dataclass(frozen=True)
 class FineTuneResult:
@@ -104,6 +106,8 @@ def fine_tune(
     bfloat16 = _bfloat16(args)
     model = _trainable_model(source, args, bfloat16)
     rows = encode_examples(model, examples, max_length=args.max_length, end_token=args.end_token)
+    if model.device.type == "cpu" and max(len(row.tokens) for row in rows) <= SHORT_ROW:
+        model.causal_lm.set_attn_implementation("eager")  # torch's fused attention is slow backwards on a CPU
     steps = args.total_steps(len(rows))
     order = training_order(
         len(rows),
