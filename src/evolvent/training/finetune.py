@@ -65,6 +65,7 @@ class FineTuneResult:
         return cls(checkpoint=folder / "checkpoint", losses=losses, **stored)
 
 
+@quiet()
 def fine_tune(
     source: str | Path,
     examples: Sequence[TrainingExample],
@@ -231,7 +232,6 @@ def _bfloat16(args: FineTuneConfig) -> bool:
     return args.precision == "bfloat16"
 
 
-@quiet()
 def _trainable_model(source: str | Path, args: FineTuneConfig, bfloat16: bool) -> LocalModel:
     """Load `source` with frozen weights in the compute type and trainable ones in fp32."""
     from peft import LoraConfig, get_peft_model
