@@ -6,7 +6,6 @@ once for all of them; the vocabulary is projected only at the positions that are
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from evolvent.errors import EvolventError, ModelError, PromptErrors
 from evolvent.models.batching import run_batches, token_budget_batches
+from evolvent.models.decoding import Growing, pick_tokens, random_stream
 from evolvent.models.prefixes import Prefix, Tokens, by_depth, in_chunks, keep, length_of, past, share_prefixes
 from evolvent.models.protocol import Choice, Completion, Prompt, Sampling, Score
 
@@ -390,26 +390,26 @@ class LocalModel:
         if n > 1:
             cache.batch_repeat_interleave(n)
         mask = torch.cat([mask, self._mask(tails)], dim=1).repeat_interleave(n, 0)
-        limits = [min(sampling.max_tokens, self.context_length - len(p)) for p in prompts for _ in range(n)]
-        rows = [_Row(_generator(sampling.seed, p, k)) for p in prompts for k in range(n)]
-        active = list(range(len(rows)))
+        rows = [
+            Growing(
+                self.tokenizer,
+                random_stream(sampling.seed, prompt, sample),
+                min(sampling.max_tokens, self.context_length - len(prompt)),
+                sampling.stop,
+            )
+            for prompt in prompts
+            for sample in range(n)
+        ]
+        active = rows
         while active:
             log_probs = logits.log_softmax(-1)  # (active, vocab)
-            tokens = _pick(log_probs, [rows[r].generator for r in active], sampling)
+            tokens = pick_tokens(log_probs, [row.generator for row in active], sampling)
             chosen = log_probs.gather(1, tokens[:, None])[:, 0].tolist()
-            going_on: list[int] = []
-            for position, (r, token, log_prob) in enumerate(zip(active, tokens.tolist(), chosen, strict=True)):
-                row = rows[r]
-                row.log_probs.append(log_prob)
-                if token in stops:
-                    row.finished = "stop"
-                    continue
-                row.tokens.append(token)
-                row.text = None
-                if sampling.stop and any(s in self._text(row) for s in sampling.stop):
-                    row.finished = "stop"
-                elif len(row.tokens) < limits[r]:
-                    going_on.append(position)
+            going_on = [
+                position
+                for position, (row, token, log_prob) in enumerate(zip(active, tokens.tolist(), chosen, strict=True))
+                if row.grow(token, log_prob, stops)
+            ]
             if not going_on:
                 break
             if len(going_on) < len(active):
@@ -420,33 +420,8 @@ class LocalModel:
             step = [[t] for t in tokens.tolist()]
             logits = self._forward(step, cache, mask, 1)[:, -1]
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        completions = [self._completion(row, sampling.stop) for row in rows]
+        completions = [row.completion() for row in rows]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
-
-    def _text(self, row: _Row) -> str:
-        if row.text is None:
-            row.text = str(self.tokenizer.decode(row.tokens, skip_special_tokens=True))
-        return row.text
-
-    def _completion(self, row: _Row, stop: Sequence[str]) -> Completion:
-        text = self._text(row)
-        cuts = [text.index(s) for s in stop if s in text]
-        return Completion(
-            text=text[: min(cuts)] if cuts else text,
-            token_log_probs=tuple(row.log_probs),
-            finish_reason="stop" if row.finished else "length",
-        )
-
-
-class _Row:
-    """One continuation in the making."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-        self.tokens: list[int] = []
-        self.log_probs: list[float] = []
-        self.finished: str | None = None
-        self.text: str | None = None
 
 
 def _cost(context: Tokens, prefix: Prefix | None) -> int:
@@ -469,25 +444,6 @@ def _score_tokens(logits: torch.Tensor, tokens: Sequence[int]) -> Score:
     ids = torch.tensor(tokens, device=logits.device)
     log_probs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
     return Score(float(log_probs.sum()), len(tokens), bool((logits.argmax(-1) == ids).all()))
-
-
-def _generator(seed: int, prompt: Sequence[int], sample: int) -> torch.Generator:
-    """A random stream that depends on the seed, the prompt and the sample's number, not on the batch."""
-    digest = hashlib.sha256(repr((seed, list(prompt), sample)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def _pick(log_probs: torch.Tensor, generators: Sequence[torch.Generator], sampling: Sampling) -> torch.Tensor:
-    """Next token of each row: greedy, or a sample by the Gumbel trick within the nucleus. (rows,)"""
-    if sampling.temperature == 0:
-        return log_probs.argmax(-1)
-    scaled = log_probs / sampling.temperature
-    if sampling.top_p < 1:
-        ordered, order = scaled.log_softmax(-1).sort(-1, descending=True)
-        outside = ordered.exp().cumsum(-1) - ordered.exp() >= sampling.top_p
-        scaled = scaled.masked_fill(outside.scatter(1, order, outside), -torch.inf)
-    uniform = torch.stack([torch.rand(scaled.shape[1], generator=g) for g in generators]).to(scaled.device)
-    return (scaled - (-uniform.clamp_min(1e-20).log()).log()).argmax(-1)
 
 
 def _prepare_each(count: int, prepare: Callable[[int], T]) -> tuple[list[T | None], dict[int, EvolventError]]:
