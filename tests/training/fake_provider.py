@@ -13,6 +13,11 @@ from typing import Any
 from urllib.parse import urlparse
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with the default of 5, connections that come together wait a second
+
+
 class FakeProvider:
     """A provider whose jobs take `polls` looks to finish.
 
@@ -43,8 +48,7 @@ class FakeProvider:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
     def __enter__(self) -> FakeProvider:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from fake_provider import FakeProvider
 
 from evolvent.errors import ConfigError, EndpointError, ModelError
 from evolvent.models.endpoint import EndpointModel, Prices
@@ -15,9 +15,6 @@ from evolvent.training.config import FineTuneConfig
 from evolvent.training.examples import TrainingExample
 from evolvent.training.jobs import fine_tune_job
 from evolvent.training.learners import JobLearner
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fake_provider import FakeProvider
 
 CHAT = [{"role": "user", "content": "Which topic?"}]
 EXAMPLES = [TrainingExample("News: Late goal\nTopic:", " sport"), TrainingExample(CHAT, "tech")]

@@ -14,6 +14,8 @@ from evolvent.cli import models, semievol
 from evolvent.cli.console import errors
 from evolvent.errors import EvolventError, NothingSelectedError
 
+INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(semievol.app, name="semievol")
 app.command("evaluate")(models.evaluate_command)
@@ -31,7 +33,7 @@ def main() -> None:
     debug = "--debug" in arguments
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app(args=[a for a in arguments if a != "--debug"])
+        app(args=[a for a in arguments if a != "--debug"], prog_name="evolvent")
     except EvolventError as error:
         if debug:
             raise
@@ -39,6 +41,7 @@ def main() -> None:
         errors.print(f"[bold red]{label}:[/] ", end="")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on from here")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            errors.print("interrupted; the same command goes on from here")
+        raise

@@ -12,6 +12,7 @@ from evolvent.cli.console import console, shortened
 from evolvent.cli.options import (
     Chat,
     Columns,
+    Dtype,
     Kind,
     Labels,
     SkipBadRows,
@@ -36,6 +37,7 @@ def evaluate_command(
     columns: Columns = None,
     skip_bad_rows: SkipBadRows = False,
     normalization: Annotated[str, typer.Option(help="of option scores: sum, token or character")] = "sum",
+    dtype: Dtype = "auto",
     output: Annotated[Path | None, typer.Option("--json", help="write metrics and every answer there")] = None,
 ) -> None:
     """Ask a model questions with known answers."""
@@ -46,8 +48,10 @@ def evaluate_command(
         raise ConfigError(f"--normalization {normalization}: give sum, token or character")
     questions = reader_from(columns, labels, skip_bad_rows)(file, True)
     asked = task_from(task, template, labels, style, chat, model).fitted(questions)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
     with console.status(f"asking {len(questions)} questions"):
-        evaluation = evaluate(load(model), questions, asked, normalization=normalization)  # type: ignore[arg-type]
+        evaluation = evaluate(load(model, dtype=dtype), questions, asked, normalization=normalization)  # type: ignore[arg-type]
     if output is not None:
         evaluation.save(output)
     table = Table("metric", "value")
@@ -74,6 +78,7 @@ def diff_command(
     style: StyleOption = Style.auto,
     chat: Chat = None,
     columns: Columns = None,
+    dtype: Dtype = "auto",
     limit: Annotated[int, typer.Option(help="changed answers to print")] = 20,
 ) -> None:
     """Show which answers changed between two models, and whether the difference is real."""
@@ -82,7 +87,9 @@ def diff_command(
     questions = reader_from(columns, labels, False)(probes, True)
     asked = task_from(task, template, labels, style, chat, before).fitted(questions)
     with console.status(f"asking {len(questions)} questions twice"):
-        found = [evaluate(load(model), questions, asked, normalization="token") for model in (before, after)]
+        found = [
+            evaluate(load(model, dtype=dtype), questions, asked, normalization="token") for model in (before, after)
+        ]
     comparison = compare(*found)
     table = Table("question", "before", "after", "right")
     text = {q.id: q.question for q in questions}

@@ -56,6 +56,7 @@ SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="count bad ro
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, over the file's settings")]
 Out = Annotated[Path, typer.Option("--out", help="run folder; a run that is there already goes on")]
+Dtype = Annotated[str, typer.Option("--dtype", help="of local weights: auto, float32, bfloat16 or float16")]
 Rerun = Annotated[bool, typer.Option("--rerun", help="with other settings: repeat the stages that they concern")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="whether a run that is there may go on")]
 Force = Annotated[bool, typer.Option("--force", help="go on after a warm-up that is no better than guessing")]
@@ -69,20 +70,27 @@ def settings_from(config: Any, file: Path | None, pairs: Sequence[str] | None, g
     if file is not None:
         if not file.is_file():
             raise ConfigError(f"{file}: no such file")
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        values = _yaml(file.read_text(encoding="utf-8"), str(file)) or {}
         if not isinstance(values, dict):
             raise ConfigError(f"{file}: expected settings as KEY: VALUE")
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--set {pair}: expected KEY=VALUE")
-        values[key] = yaml.safe_load(value)
+        values[key] = _yaml(value, f"--set {pair}")
     try:
         return config.model_validate({**values, **given})
     except ValidationError as error:
         where = str(file) if file is not None else "settings"
         said = [f"{where}, {'.'.join(map(str, e['loc'])) or 'together'}: {e['msg']}" for e in error.errors()]
         raise ConfigError("\n".join(said)) from error
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
 
 
 def task_from(

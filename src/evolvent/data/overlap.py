@@ -160,7 +160,8 @@ def _warnings(report: GateReport) -> list[str]:
     said = []
     for name, count in report.duplicates.items():
         if count:
-            said.append(f"{count} {name} rows repeat an earlier one and were dropped")
+            spelt = {"labeled": "labelled", "unlabeled": "unlabelled"}[name]
+            said.append(f"{count} {spelt} rows repeat an earlier one and were dropped")
     if report.conflicts:
         said.append(f"{report.conflicts} labelled rows repeat a question with another answer; the first one counts")
     fate = "left in (keep_overlap)" if report.kept_overlap else "removed"

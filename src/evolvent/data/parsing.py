@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
 
 # The last "answer is ..." or "answer: ..." counts: models think aloud before they commit.
 _ANSWER = re.compile(r"answer\s*(?:is|:)\s*:?", re.IGNORECASE)
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 _WRAPPING = " \t\r\n*_`\"'“”‘’()[]{}<>$."
 _PLAIN_SPACE = re.compile(r"\s+")
 
@@ -47,13 +48,11 @@ def parse_number(text: str) -> float | None:
     After "answer:" the first number counts, otherwise the last one of the text.
     """
     answer = parse_answer(text)
-    numbers = [
-        m.group() for m in _NUMBER.finditer((answer if answer is not None else text).replace("−", "-")) if m.group()
-    ]
-    numbers = [n for n in numbers if any(c.isdigit() for c in n)]
+    numbers = _NUMBER.findall((answer if answer is not None else text).replace("−", "-"))
     if not numbers:
         return None
-    return float(numbers[0 if answer is not None else -1].replace(",", ""))
+    number = float(numbers[0 if answer is not None else -1].replace(",", ""))
+    return number if math.isfinite(number) else None
 
 
 def squash(text: str) -> str:

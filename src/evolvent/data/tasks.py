@@ -203,9 +203,8 @@ class _TaskBase(BaseModel):
         if self.strip_prefix and text.startswith(self.strip_prefix):
             text = text[len(self.strip_prefix) :].lstrip()
         shown = self._listed(question, order)
-        return compiled_template(templates[wording % len(templates)]).render(
-            {**question.meta, "question": text, "context": question.context or "", "options": shown}
-        )
+        values = {**question.meta, "question": text, "context": question.context or "", "options": shown}
+        return rendered(templates[wording % len(templates)], values, f"row {question.id}")
 
     def _derived_wordings(self) -> tuple[str, ...]:
         body, newline, cue = self.template.rpartition("\n")
@@ -251,17 +250,24 @@ class ChoiceTask(_TaskBase):
         """The task with its style decided.
 
         Raises:
-            DataError: a row has no choices.
+            DataError: a row has no choices, or more than there are letters.
         """
         for question in questions:
             if not question.choices:
                 raise DataError(f"row {question.id}: no options; a choice task needs them (or labels=...)")
-        if self.style != "auto" or not questions:
-            return self
-        first = questions[0].choices or ()
-        shared = all(q.choices == first for q in questions)
-        short = len(first) <= MAX_WORD_LABELS and all(len(c.split()) <= 3 for c in first)
-        return self.model_copy(update={"style": "words" if shared and short else "letters"})
+        style = self.style
+        if style == "auto" and questions:
+            first = questions[0].choices or ()
+            shared = all(q.choices == first for q in questions)
+            short = len(first) <= MAX_WORD_LABELS and all(len(c.split()) <= 3 for c in first)
+            style = "words" if shared and short else "letters"
+        for question in questions:
+            if style == "letters" and len(question.choices or ()) > len(LETTERS):
+                raise DataError(
+                    f"row {question.id}: {len(question.choices or ())} options, and there are {len(LETTERS)} letters "
+                    'to answer with; give style="words" (--style words)'
+                )
+        return self.model_copy(update={"style": style})
 
     def options(self, question: Question, *, order: Sequence[int] | None = None, wording: int = 0) -> tuple[str, ...]:
         """Continuations in the order of `question.choices`, with the leading space that a string prompt needs."""
@@ -356,7 +362,7 @@ class DemonstratedTask:
 
 @functools.lru_cache(maxsize=256)
 def compiled_template(template: str) -> jinja2.Template:
-    """A Jinja template in which a missing variable is an error.
+    """A Jinja template in which a missing variable is an error; render it with :func:`rendered`.
 
     Raises:
         ConfigError: it is not a valid template.
@@ -365,6 +371,19 @@ def compiled_template(template: str) -> jinja2.Template:
         return jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(template)
     except jinja2.TemplateError as error:
         raise ConfigError(f"template {template!r}: {error}") from error
+
+
+def rendered(template: str, values: Mapping[str, Any], where: str) -> str:
+    """A template's text for one row.
+
+    Raises:
+        ConfigError: it needs what the row does not have; names `where`, and what there is.
+    """
+    try:
+        return compiled_template(template).render(values)
+    except (jinja2.TemplateError, TypeError) as error:
+        there = ", ".join(sorted(map(str, values)))
+        raise ConfigError(f"template {template!r}, {where}: {error}; a template may use {there}") from error
 
 
 def _paired(answers: Sequence[str], reasons: Sequence[str]) -> list[tuple[str, str]]:

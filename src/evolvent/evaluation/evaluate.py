@@ -117,7 +117,7 @@ def evaluate(
         log_prior: answer -> log-prior that is subtracted from the options' scores.
         max_tokens: of a generated answer.
 
-    A prompt that fails counts as wrong and carries its error.
+    A prompt that fails, or whose options have no numbers for probabilities, counts as wrong and carries its error.
 
     Raises:
         DataError: a question without an answer.
@@ -139,6 +139,8 @@ def evaluate(
         gold = question.answer or ""
         if result is None:
             predictions.append(Prediction(question.id, None, gold, False, 0.0, (), str(failures[i])))
+        elif isinstance(result, Choice) and any(map(math.isnan, result.log_probs)):
+            predictions.append(Prediction(question.id, None, gold, False, 0.0, (), "its probabilities are not numbers"))
         elif isinstance(result, Choice):
             predictions.append(_chosen(question, result, task, normalization, log_prior))
         else:

@@ -68,6 +68,8 @@ def convert_gguf(gguf: Path) -> Path:
     with FileLock(f"{target}.lock"):
         if not target.is_dir():
             logger.info("converting %s once into %s", gguf.name, target)
+            for leftover in target.parent.glob(f".{target.name}-*"):  # of a process that was killed
+                shutil.rmtree(leftover)
             temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
             try:
                 _dequantize(gguf, temporary)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from evolvent.errors import ModelError
 from evolvent.models.batching import token_budget_batches
 from evolvent.models.embedded import minilm_folder
 from evolvent.models.quiet import quiet
@@ -21,6 +22,9 @@ class TextEmbedder:
         folder: a Hugging Face encoder; default the embedded all-MiniLM-L6-v2 (384 dimensions, 256 tokens),
             pooled as its sentence-transformers configuration says.
         max_tokens: longer texts are cut.
+
+    Raises:
+        ModelError: the folder holds no encoder.
     """
 
     @quiet()
@@ -28,8 +32,11 @@ class TextEmbedder:
         from transformers import AutoModel, AutoTokenizer
 
         source = str(folder or minilm_folder())
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
-        self.module: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            self.module: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{source}: cannot be loaded as an encoder: {str(error).splitlines()[0]}") from error
         self.max_tokens = max_tokens
 
     @torch.inference_mode()

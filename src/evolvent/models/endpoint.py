@@ -8,6 +8,7 @@ honoured), and are answered from an on-disk cache when they were made before.
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import json
 import logging
@@ -109,6 +110,12 @@ class EndpointModel:
 
     def __repr__(self) -> str:
         return f"EndpointModel({self.name!r}, {self.base_url!r})"
+
+    def sibling(self, name: str) -> EndpointModel:
+        """Another model of the same server, asked and accounted for together with this one."""
+        other = copy.copy(self)
+        other.name, other.served_model = name, None
+        return other
 
     # --------------------------------------------------------------------------------------- protocol
 

@@ -65,10 +65,14 @@ class Run:
                 stages whose inputs changed.
 
         Raises:
-            ConfigError: another process works in the folder, or it holds another run; names the differing settings.
+            ConfigError: the folder cannot be made, another process works in it, or it holds another run; names the
+                differing settings.
         """
         run = cls(Path(output_dir))
-        (run.folder / "stages").mkdir(parents=True, exist_ok=True)
+        try:
+            (run.folder / "stages").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{run.folder}: cannot be a run folder: {error.strerror}") from error
         run._acquire()
         try:
             run._check_config(method, config, resume, on_config_change)
@@ -198,7 +202,8 @@ class Run:
             if different and on_change == "refuse":
                 raise ConfigError(
                     f"{self.folder} holds a run with other settings:\n" + "\n".join(different) + "\n"
-                    'Choose another output_dir, or on_config_change="rerun" to repeat only the stages concerned.'
+                    'Choose another output_dir, or on_config_change="rerun" (--rerun) to repeat only the stages '
+                    "concerned."
                 )
         write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         write_json(self.folder / "manifest.json", {"method": method, "versions": library_versions()}, indent=2)

@@ -259,6 +259,43 @@ def test_nearest_rows_are_like_the_question_and_never_the_row_itself(retriever):
     assert len(near[0]) == 2
 
 
+@pytest.mark.parametrize(
+    ("corpus", "text", "nearest"),
+    [
+        (["1 + 1", "7 - 2", "3 × 9"], "what is 7 - 5", 1),
+        (["a", "I", "x"], "I", 1),
+        (["!", "?", "…"], "why?", 1),
+        (["the who", "the the", "to be or not to be"], "not to be", 2),  # stop words are words
+        (["今天下雨", "股票下跌", "球队获胜"], "股票上涨", 1),
+        (["Матч выигран", "Акции упали", "Новый телефон"], "акции банка", 1),
+        (["हम जीते", "शेयर गिरे", "नया फ़ोन"], "शेयर बढ़े", 1),
+        (["ฝนตกวันนี้", "หุ้นตก", "ทีมชนะ"], "หุ้นขึ้น", 1),
+    ],
+)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_numbers_symbols_letters_and_every_script_are_words(corpus, text, nearest):
+    scores = BM25Retriever(corpus).similarities([text])
+    assert scores.shape == (1, 3)
+    assert scores[0].argmax() == nearest
+    assert scores[0, nearest] > 0
+
+
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=5), st.lists(st.text(max_size=8), max_size=4))
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_any_texts_can_be_indexed_and_searched(corpus, texts):
+    scores = BM25Retriever(corpus).similarities(texts)
+    assert scores.shape == (len(texts), len(corpus))
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_what_has_no_word_in_common_is_as_far_as_can_be_and_nobody_fails():
+    assert not BM25Retriever(["a b", "c"]).similarities(["d", "", " "]).any()
+    assert not BM25Retriever(["", "  "]).similarities(["d", ""]).any()
+    labeled = [Question(id=t, question=t, answer="x") for t in ("1", "2")]
+    assert nearest_labeled(BM25Retriever(["1", "2"]), [Question(id="q", question="9")], labeled, count=2) == [(0, 1)]
+
+
 def test_a_long_prompt_drops_far_demonstrations_first_and_then_the_middle(tiny_model):
     shown = [QUESTION.model_copy(update={"question": "far " * 30}), QUESTION.model_copy(update={"question": "near"})]
     prompt, cut = fitting_prompt(tiny_model, TASK, QUESTION, shown, room=200)

@@ -17,7 +17,7 @@ import numpy as np
 
 from evolvent.data.records import Question
 from evolvent.data.tasks import Task
-from evolvent.errors import NoLogProbsError, PromptErrors
+from evolvent.errors import ModelError, NoLogProbsError, PromptErrors
 from evolvent.methods.semievol.config import InferenceConfiguration
 from evolvent.methods.semievol.propagation import fitting_prompt
 from evolvent.models.protocol import Choice, Completion, LanguageModel, Prompt, Sampling
@@ -123,6 +123,9 @@ def ask(
         seed: fixes permutations and samples together with the row id, whatever the order of rows.
         samples: free-form answers per row.
         max_tokens: of a free-form answer.
+
+    Raises:
+        ModelError: probabilities are not numbers; names the rows.
     """
     first, count = configuration.demonstrations_from, configuration.demonstrations
     prompts: list[Prompt] = []
@@ -151,6 +154,7 @@ def ask(
         except NoLogProbsError as error:
             logger.warning("%s: the share of %d sampled answers stands for probabilities", error, VOTES)
             return _vote_shares(model, task, configuration, questions, prompts, cuts, seed)
+        _require_numbers(model, questions, choices)
         return [_from_choice(q, c, cut) for q, c, cut in zip(questions, choices, cuts, strict=True)]
     sampling = Sampling(
         max_tokens=max_tokens,
@@ -250,6 +254,16 @@ def _from_texts(task: Task, question: Question, completions: Sequence[Completion
         return Response(question.id, (None,), (math.nan,), (), cut)
     answers = tuple(task.parse(c.text, question) for c in completions)
     return Response(question.id, answers, tuple(c.mean_nll for c in completions), (), cut)
+
+
+def _require_numbers(model: LanguageModel, questions: Sequence[Question], choices: Sequence[Choice | None]) -> None:
+    broken = [q.id for q, c in zip(questions, choices, strict=True) if c and any(map(math.isnan, c.probabilities()))]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise ModelError(
+            f"{model.name}: the probabilities of rows {', '.join(broken[:3])}{more} are not numbers: its weights are "
+            'broken, or too large for this dtype; train with a lower warmup_lr, or give dtype="float32"'
+        )
 
 
 def _or_none(call: Any) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,9 @@ from evolvent.methods.semievol.config import SemiEvolConfig
 from evolvent.models.protocol import LanguageModel, Prompt
 from evolvent.training.config import FineTuneConfig
 from evolvent.training.examples import TrainingExample
+
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai ... CJK
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+|[^\w\s]")
 
 
 def supervised_examples(task: Task, labeled: Sequence[Question]) -> list[TrainingExample]:
@@ -77,7 +82,10 @@ class DenseRetriever:
 
 
 class BM25Retriever:
-    """Okapi BM25 over words.
+    """Okapi BM25 over words, numbers and symbols, of one character too.
+
+    Nothing is left out as a stop word: rarity decides what a word is worth, in any language. Scripts that write no
+    spaces count character by character.
 
     Args:
         corpus: texts of the labelled rows.
@@ -86,14 +94,21 @@ class BM25Retriever:
     def __init__(self, corpus: Sequence[str]) -> None:
         import bm25s
 
-        self._tokenize = bm25s.tokenize
         self.index = bm25s.BM25()
-        self.index.index(bm25s.tokenize(list(corpus), show_progress=False), show_progress=False)
+        documents = [_words(text) or [""] for text in corpus]  # BM25 divides by the mean length
+        self.index.index(documents, show_progress=False)
 
     def similarities(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """BM25 scores (texts, labelled rows)."""
-        words = self._tokenize(list(texts), return_ids=False, show_progress=False)
-        return np.stack([self.index.get_scores(w) if w else np.zeros(self.index.scores["num_docs"]) for w in words])
+        """BM25 scores (texts, labelled rows); 0 for rows without a common word."""
+        scores = np.zeros((len(texts), int(self.index.scores["num_docs"])), dtype=np.float32)
+        for row, text in enumerate(texts):
+            if words := _words(text):
+                scores[row] = self.index.get_scores(words)
+        return scores
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def build_retriever(kind: str, labeled: Sequence[Question]) -> Retriever:

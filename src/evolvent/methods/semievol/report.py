@@ -47,6 +47,7 @@ def build_metrics(method: SemiEvol) -> dict[str, Any]:
             metrics[f"gain/test/semievol-vs-{name}/ci95"] = [comparison.test.low, comparison.test.high]
             metrics[f"p_value/test/semievol-vs-{name}"] = comparison.p_value
     metrics |= _pool_metrics(method.pool)
+    metrics["pseudo/cut"] = _cut_rows(method)
     metrics["accepted"] = method.verdict.accepted
     metrics["rounds"] = method.round
     metrics["rows/labeled"] = len(method.labeled)
@@ -74,6 +75,11 @@ def _pool_metrics(pool: Sequence[PoolRow]) -> dict[str, Any]:
         metrics["pseudo_auroc"] = auroc([-row.uncertainty for row in known], correct)
         metrics["pseudo_ece"] = expected_calibration_error([row.probability for row in known], correct)
     return metrics
+
+
+def _cut_rows(method: SemiEvol) -> int:
+    """Unlabelled rows whose prompt was too long for the context for at least one voter."""
+    return len({r.id for responses in method.responses.values() for r in responses if r.cut})
 
 
 def build_report(method: SemiEvol, metrics: dict[str, Any]) -> Report:
@@ -210,6 +216,8 @@ def _pseudo_table(method: SemiEvol, metrics: dict[str, Any]) -> tuple[list[str],
         kept = [r for r in members if r.reason == "selected"]
         rows.append([name, len(members), len(kept), _percent(members), _percent(kept)])
     said = f"{metrics['pseudo/agreed']:.0%} of the rows had one answer from all voters"
+    if metrics["pseudo/cut"]:
+        said += f"; {metrics['pseudo/cut']} rows had to be shortened to fit the context"
     if method.judge_trial is not None:
         said += f"; {method.judge_trial}"
     if method.certified is not None:

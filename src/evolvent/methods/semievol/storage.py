@@ -16,7 +16,7 @@ from evolvent.evaluation.evaluate import Evaluation
 from evolvent.methods.semievol.collaboration import Response
 from evolvent.methods.semievol.config import SemiEvolConfig
 from evolvent.models.protocol import LanguageModel
-from evolvent.models.resolve import ENDPOINT_PREFIX, load
+from evolvent.models.resolve import ENDPOINT_PREFIX, adapter_base, checkpoint_folder, load
 from evolvent.runs.folder import Run, ShardedJsonl
 from evolvent.runs.lineage import Lineage, write_lineage
 from evolvent.training.config import FineTuneConfig
@@ -117,17 +117,24 @@ class Stages:
         """The model of that reference; one is kept in memory."""
         if self._loaded is None or self._loaded[0] != reference:
             self._loaded = None
-            given = not isinstance(self._given, (str, Path)) and reference == self.base
-            options: dict[str, Any] = {}
-            if reference.startswith(ENDPOINT_PREFIX):
-                options = {
-                    "cache_dir": self.folder.folder / "responses-cache",
-                    "max_cost": self.args.max_cost,
-                }
-            loaded = self._given if given else load(reference, dtype=self.args.dtype, **options)
-            self._loaded = (reference, loaded)  # type: ignore[assignment]
-        assert self._loaded is not None
+            self._loaded = (reference, self._load(reference))
         return self._loaded[1]
+
+    def _load(self, reference: str) -> LanguageModel:
+        given: Any = self._given
+        if not isinstance(given, (str, Path)):
+            if reference == self.base:
+                return given  # type: ignore[no-any-return]
+            name, _, url = reference.removeprefix(ENDPOINT_PREFIX).rpartition("@")
+            if hasattr(given, "sibling") and url == given.base_url:
+                return given.sibling(name)  # type: ignore[no-any-return]
+        options: dict[str, Any] = {}
+        if reference.startswith(ENDPOINT_PREFIX):
+            options = {
+                "cache_dir": self.folder.folder / "responses-cache",
+                "max_cost": self.args.max_cost,
+            }
+        return load(reference, dtype=self.args.dtype, **options)
 
     def train(
         self,
@@ -139,7 +146,11 @@ class Stages:
         labeled: int = 0,
         labeled_share: float = 0.0,
     ) -> str:
-        """A training stage; the reference of the model it made."""
+        """A training stage; the reference of the model it made.
+
+        Raises:
+            ConfigError: the disk has no room for it.
+        """
         inputs = {
             "source": self.identity(source),
             "examples": _digest([(e.prompt, e.completion, e.weight) for e in examples]),
@@ -150,6 +161,7 @@ class Stages:
 
         def compute(folder: Path) -> None:
             self._loaded = None
+            self.folder.require_space(_training_bytes(source, settings), f"training ({name})")
             reference = self.learner.train(
                 source,
                 examples,
@@ -288,6 +300,28 @@ class Stages:
 def _trained(folder: Path) -> str:
     stored = json.loads((folder / "model.json").read_text())
     return str(stored["endpoint"]) if "endpoint" in stored else str(folder / stored["checkpoint"])
+
+
+def _training_bytes(source: str, settings: FineTuneConfig) -> int:
+    """About what a training takes on disk: two states of the trainer and one that is being written, and the result.
+
+    A state is what is saved of the weights, and two moments of every trained weight. 0 for what is not a local folder.
+    """
+    folder = Path() if source.startswith(ENDPOINT_PREFIX) else Path(checkpoint_folder(source))
+    if (folder / "adapter_config.json").is_file():
+        folder = Path(adapter_base(folder / "adapter_config.json"))
+    if not (folder / "config.json").is_file():
+        return 0
+    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    model = json.loads((folder / "config.json").read_text())
+    trained = {
+        "full": 1.0,
+        "top_layers": settings.trainable_layers / model.get("num_hidden_layers", 1),
+        "lora": 2 * settings.lora_r / model.get("hidden_size", 1),
+    }[settings.peft]
+    trained = min(1.0, trained)
+    saved = trained if settings.peft == "lora" else 1.0
+    return int(weights * (3 * (saved + 2 * trained) + saved))
 
 
 def _visible(question: Question) -> list[Any]:
