@@ -80,6 +80,7 @@ class SemiEvolConfig(BaseModel):
         force: go on when the warmed-up model is no better than always giving the most frequent answer.
         on_config_change: in a folder that holds a run with other settings: "refuse", or "rerun" the stages whose
             inputs changed.
+        prices: an endpoint's prices for a million tokens: prompt, completion and training, in any currency.
         max_cost: most that an endpoint may cost, in the currency of its prices.
     """
 
@@ -144,6 +145,7 @@ class SemiEvolConfig(BaseModel):
     force: bool = False
     also_evaluate: dict[str, str] = {}
     on_config_change: Literal["refuse", "rerun"] = "refuse"
+    prices: dict[Literal["prompt", "completion", "training"], float] | None = None
     max_cost: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")

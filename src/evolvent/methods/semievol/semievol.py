@@ -119,13 +119,14 @@ class SemiEvol:
         on_progress: OnProgress | None = None,
     ) -> None:
         self.args = args
-        self._given = (_questions(labeled, labeled=True), _questions(unlabeled, labeled=False))
-        self._given_test = _questions(eval_dataset, labeled=True) if eval_dataset is not None else []
-        for name, rows in zip(("labeled", "unlabeled"), self._given, strict=True):
+        given = [_questions(labeled, labeled=True), _questions(unlabeled, labeled=False)]
+        for name, rows in zip(("labeled", "unlabeled"), given, strict=True):
             if not rows:
                 raise DataError(f"{name}: no rows; SemiEvol needs both labelled and unlabelled rows")
+        given.append(_questions(eval_dataset, labeled=True) if eval_dataset is not None else [])
         chosen: Task = ChoiceTask() if task is None else task
-        self.task: Task = chosen.fitted([*self._given[0], *self._given[1], *self._given_test])
+        self.task: Task = chosen.fitted([question for rows in given for question in rows])
+        self._given = [self.task.completed(rows) for rows in given]
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
         self.stages = Stages(model, args, self.on_progress)
         self.round = 1
@@ -174,9 +175,10 @@ class SemiEvol:
     def gate(self) -> GateReport:
         """S0: drop duplicates, remove overlap with the test rows, set a hold-out aside if there is enough."""
         args = self.args
+        labeled, unlabeled, test = self._given
         labels = getattr(self.task, "labels", None)
         self.labeled, self.unlabeled, self.test, self.gate_report = data_gate(
-            *self._given, self._given_test or None, keep_overlap=args.keep_overlap, labels=labels
+            labeled, unlabeled, test or None, keep_overlap=args.keep_overlap, labels=labels
         )
         if not self.labeled or not self.unlabeled:
             raise DataError(
@@ -327,6 +329,7 @@ class SemiEvol:
             theta=self.args.theta,
             balance=self.args.balance if self.task.kind == "choice" else "global",
             min_per_class=self.args.min_per_class,
+            known={q.answer for q in self.labeled},
             certified_threshold=threshold,
         )
         self.pool = pool_table.pool_rows(
