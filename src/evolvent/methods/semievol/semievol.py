@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from evolvent.data.overlap import GateReport, data_gate
-from evolvent.data.readers import read_questions
+from evolvent.data.readers import Rows, as_questions
 from evolvent.data.records import Question
 from evolvent.data.tasks import ChoiceTask, Task
 from evolvent.errors import ConfigError, DataError, NothingSelectedError
@@ -54,7 +54,6 @@ from evolvent.runs.lineage import Lineage
 logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int, int, str], None]
-Rows = str | Path | Sequence[Question] | Iterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,11 @@ class SemiEvol:
         on_progress: OnProgress | None = None,
     ) -> None:
         self.args = args
-        given = [_questions(labeled, labeled=True), _questions(unlabeled, labeled=False)]
+        given = [as_questions(labeled, labeled=True), as_questions(unlabeled, labeled=False)]
         for name, rows in zip(("labeled", "unlabeled"), given, strict=True):
             if not rows:
                 raise DataError(f"{name}: no rows; SemiEvol needs both labelled and unlabelled rows")
-        given.append(_questions(eval_dataset, labeled=True) if eval_dataset is not None else [])
+        given.append(as_questions(eval_dataset, labeled=True) if eval_dataset is not None else [])
         chosen: Task = ChoiceTask() if task is None else task
         self.task: Task = chosen.fitted([question for rows in given for question in rows])
         self._given = [self.task.completed(rows) for rows in given]
@@ -538,23 +537,6 @@ class SemiEvol:
             lambda: evaluate(self.stages.model(model), rows, task, normalization="token"),
             data=(data,),
         )
-
-
-def _questions(rows: Rows, *, labeled: bool) -> list[Question]:
-    if isinstance(rows, (str, Path)):
-        return list(read_questions(rows, labeled=labeled))
-    given = list(rows)
-    questions = [row for row in given if isinstance(row, Question)]
-    if len(questions) == len(given):
-        return questions if labeled else [_masked(q) for q in questions]
-    return list(read_questions((row for row in given if isinstance(row, Mapping)), labeled=labeled))
-
-
-def _masked(question: Question) -> Question:
-    if question.answer is None:
-        return question
-    meta = {**question.meta, "_hidden_answer": question.answer}
-    return question.model_copy(update={"answer": None, "meta": meta})
 
 
 def _confidence(args: SemiEvolConfig, task: Task) -> Confidence:
