@@ -53,6 +53,16 @@ def quality(rows: dict[str, Row]) -> str:
     return _table(lines)
 
 
+def labels(rows: dict[str, Row]) -> str:
+    """What each way to count the votes makes of the same answers."""
+    lines = [["right pseudo-labels, %: all / selected", *(name.split(",")[0] for name in CORPORA.values())]]
+    counted = dict.fromkeys(row["what"] for claim, row in rows.items() if claim.startswith("labels: "))
+    for what in counted:
+        found = [rows[f"labels: {corpus}, {what}"] for corpus in CORPORA]
+        lines.append([what, *(f"{row['all']:.1f} / {row['value']:.1f}" for row in found)])
+    return _table(lines)
+
+
 def attempts(rows: dict[str, Row]) -> str:
     """What each change of the recipe does."""
     lines = [["change", "corpus, seeds", "selected labels right", "SemiEvol", "against the recipe above"]]
@@ -81,6 +91,7 @@ def speed(rows: dict[str, Row]) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "quality": ("semievol", quality),
+    "labels": ("semievol", labels),
     "attempts": ("semievol", attempts),
     "speed": ("semievol", speed),
 }
