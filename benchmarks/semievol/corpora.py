@@ -16,8 +16,8 @@ FPB_INSTRUCTION = "Please jusitfy the sentiment of the following sentence:"  # a
 
 
 def bbc(seed: int) -> Splits:
-    """BBC news, 5 topics: 4 labelled rows a topic, 1,600 raw rows, 400 test rows."""
-    return bbc_news(labeled=20, unlabeled=1600, test=400, seed=seed)
+    """BBC news, 5 topics: 4 labelled rows a topic, 800 raw rows, 400 test rows."""
+    return bbc_news(labeled=20, unlabeled=800, test=400, seed=seed)
 
 
 def fpb(seed: int, labels: int = 32) -> Splits:

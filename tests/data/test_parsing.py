@@ -97,7 +97,7 @@ def test_what_a_task_writes_it_reads(answer):
 def test_the_style_follows_the_data():
     shared = [SENTIMENT, SENTIMENT.model_copy(update={"id": "2"})]
     assert ChoiceTask().fitted(shared).style == "words"
-    other = SENTIMENT.model_copy(update={"id": "2", "choices": ("one", "two")})
+    other = SENTIMENT.model_copy(update={"id": "2", "choices": ("one", "two"), "answer": "one"})
     assert ChoiceTask().fitted([SENTIMENT, other]).style == "letters"
     with pytest.raises(DataError, match="row 9: no options"):
         ChoiceTask().fitted([Question(id="9", question="?")])
@@ -172,3 +172,25 @@ def test_the_judge_sees_the_proposed_answers():
     assert prompt.endswith("Answer:")
     chat = ChoiceTask(style="letters", chat=True).judge_prompt(SENTIMENT, ["neutral"])
     assert "- neutral" in chat[-1]["content"]
+
+
+def test_rows_without_choices_get_the_labels_or_the_answers_that_occur():
+    rows = [Question(id=str(i), question=f"row {i}", answer=("red", "blue")[i % 2]) for i in range(4)]
+    raw = Question(id="r", question="no answer")
+    fitted = ChoiceTask().fitted([*rows, raw])
+    assert fitted.labels == ("blue", "red")
+    assert [q.choices for q in fitted.completed([rows[0], raw])] == [("blue", "red")] * 2
+    given = ChoiceTask(labels=("red", "blue", "green")).fitted([*rows, raw])
+    assert given.completed([raw])[0].choices == ("red", "blue", "green")
+    assert given.completed([SENTIMENT]) == [SENTIMENT]
+
+
+def test_answers_that_hardly_recur_are_no_label_set():
+    names = [Question(id=str(i), question="who?", answer=f"person {i}") for i in range(6)]
+    with pytest.raises(DataError, match="row 0: no options"):
+        ChoiceTask().fitted(names)
+
+
+def test_an_answer_outside_the_labels_names_its_row():
+    with pytest.raises(DataError, match="row 7: the answer 'pink' is none of"):
+        ChoiceTask(labels=("red", "blue")).fitted([Question(id="7", question="?", answer="pink")])

@@ -59,6 +59,7 @@ Out = Annotated[Path, typer.Option("--out", help="run folder; a run that is ther
 Dtype = Annotated[str, typer.Option("--dtype", help="of local weights: auto, float32, bfloat16 or float16")]
 Rerun = Annotated[bool, typer.Option("--rerun", help="with other settings: repeat the stages that they concern")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="whether a run that is there may go on")]
+KeepOverlap = Annotated[bool, typer.Option("--keep-overlap", help="keep training rows that are also test rows")]
 Force = Annotated[bool, typer.Option("--force", help="go on after a warm-up that is no better than guessing")]
 
 

@@ -16,6 +16,7 @@ from evolvent.cli.options import (
     ConfigFile,
     ExportFormat,
     Force,
+    KeepOverlap,
     Kind,
     Labeled,
     Labels,
@@ -66,13 +67,27 @@ def run(
     resume: Resume = True,
     rerun: Rerun = False,
     force: Force = False,
+    keep_overlap: KeepOverlap = False,
 ) -> None:
     """Everything: warm up, label, select, evolve, compare, report."""
     asked = task_from(task, template, labels, style, chat, model)
     read = reader_from(columns, labels, skip_bad_rows)
     with progress() as on_progress:
         method = _semievol(
-            model, labeled, unlabeled, test, asked, read, on_progress, config, settings, out, resume, rerun, force
+            model,
+            labeled,
+            unlabeled,
+            test,
+            asked,
+            read,
+            on_progress,
+            config,
+            settings,
+            out,
+            resume,
+            rerun,
+            force,
+            keep_overlap,
         )
         result = method.run()
     if method.evaluations:
@@ -100,6 +115,7 @@ def label(
     resume: Resume = True,
     rerun: Rerun = False,
     force: Force = False,
+    keep_overlap: KeepOverlap = False,
 ) -> None:
     """Only as far as the selection: pseudo-labels with their evidence, and the selected ones as training rows."""
     from evolvent.data.exports import export_rows
@@ -109,7 +125,20 @@ def label(
     read = reader_from(columns, labels, skip_bad_rows)
     with progress() as on_progress:
         method = _semievol(
-            model, labeled, unlabeled, test, asked, read, on_progress, config, settings, out, resume, rerun, force
+            model,
+            labeled,
+            unlabeled,
+            test,
+            asked,
+            read,
+            on_progress,
+            config,
+            settings,
+            out,
+            resume,
+            rerun,
+            force,
+            keep_overlap,
         )
         kept = method.label()
     target = out / f"selected-{form.value}.{'json' if form is ExportFormat.alpaca else 'jsonl'}"
@@ -189,7 +218,7 @@ def demo(
             news.unlabeled,
             task=news.task,
             eval_dataset=news.test,
-            args=SemiEvolConfig(output_dir=out, seed=seed),
+            args=SemiEvolConfig(output_dir=out, seed=seed, peft="top_layers"),
             on_progress=on_progress,
         )
         result = method.run()
@@ -211,12 +240,14 @@ def _semievol(
     resume: bool,
     rerun: bool,
     force: bool,
+    keep_overlap: bool,
 ) -> SemiEvol:
     from evolvent import SemiEvol, SemiEvolConfig
 
     if not resume and (out / "config.yaml").is_file():
         raise ConfigError(f"{out} holds a run already: leave out --no-resume to go on, or choose another --out")
     given: dict[str, Any] = {"output_dir": out, **({"force": True} if force else {})}
+    given |= {"keep_overlap": True} if keep_overlap else {}
     return SemiEvol(
         model,
         read(labeled, True),

@@ -20,6 +20,8 @@ from evolvent.data.records import HIDDEN_ANSWER, Question
 from evolvent.data.tasks import LETTERS, rendered
 from evolvent.errors import DataError
 
+Rows = str | Path | Sequence[Question] | Iterable[Mapping[str, Any]]  # what methods take
+
 COLUMN_NAMES = {
     "question": ("question", "text", "sentence", "input"),
     "choices": ("choices", "options"),
@@ -128,6 +130,23 @@ def read_questions(
     report.rows = len(questions)
     questions.report = report
     return questions
+
+
+def as_questions(rows: Rows, *, labeled: bool) -> list[Question]:
+    """Questions out of a file, rows, or questions; see :func:`read_questions`."""
+    if isinstance(rows, (str, Path)):
+        return list(read_questions(rows, labeled=labeled))
+    given = list(rows)
+    questions = [row for row in given if isinstance(row, Question)]
+    if len(questions) == len(given):
+        return questions if labeled else [_masked(q) for q in questions]
+    return list(read_questions((row for row in given if isinstance(row, Mapping)), labeled=labeled))
+
+
+def _masked(question: Question) -> Question:
+    if question.answer is None:
+        return question
+    return question.model_copy(update={"answer": None, "meta": {**question.meta, HIDDEN_ANSWER: question.answer}})
 
 
 class _BadRowError(Exception):

@@ -40,6 +40,10 @@ class Task(Protocol):
         """The task with everything that depends on the data decided, and the data checked against it."""
         ...
 
+    def completed(self, questions: Sequence[Question]) -> list[Question]:
+        """The questions with what the task knows about them and they do not say."""
+        ...
+
     def prompt(
         self,
         question: Question,
@@ -197,6 +201,10 @@ class _TaskBase(BaseModel):
         """Nothing to decide."""
         return self
 
+    def completed(self, questions: Sequence[Question]) -> list[Question]:
+        """Nothing to add."""
+        return list(questions)
+
     def _block(self, question: Question, *, order: Sequence[int] | None = None, wording: int = 0) -> str:
         templates = (self.template, *(self.wordings or self._derived_wordings()))
         text = question.question
@@ -226,7 +234,8 @@ class ChoiceTask(_TaskBase):
     Attributes:
         style: "words": the answer is the option's own text, fit for a few short labels that all rows share;
             "letters": options are listed as A, B, C ... and the answer is a letter; "auto" decides by the data.
-        labels: the label set; rows that bring no choices of their own get these.
+        labels: the label set; rows that bring no choices of their own get these. When no row brings any, the answers
+            that occur are the label set.
         list_options: in the words style, name the options in the prompt.
 
     Example:
@@ -247,14 +256,18 @@ class ChoiceTask(_TaskBase):
         return self.style == "letters" or self.list_options
 
     def fitted(self, questions: Sequence[Question]) -> Self:
-        """The task with its style decided.
+        """The task with its labels and its style decided.
 
         Raises:
-            DataError: a row has no choices, or more than there are letters.
+            DataError: a row has no choices, or more than there are letters, or another answer than they allow.
         """
+        task = self.model_copy(update={"labels": self.labels or _label_set(questions)})
+        questions = task.completed(questions)
         for question in questions:
             if not question.choices:
                 raise DataError(f"row {question.id}: no options; a choice task needs them (or labels=...)")
+            if question.answer is not None and question.answer not in question.choices:
+                raise DataError(f"row {question.id}: the answer {question.answer!r} is none of {question.choices}")
         style = self.style
         if style == "auto" and questions:
             first = questions[0].choices or ()
@@ -267,7 +280,11 @@ class ChoiceTask(_TaskBase):
                     f"row {question.id}: {len(question.choices or ())} options, and there are {len(LETTERS)} letters "
                     'to answer with; give style="words" (--style words)'
                 )
-        return self.model_copy(update={"style": style})
+        return task.model_copy(update={"style": style})
+
+    def completed(self, questions: Sequence[Question]) -> list[Question]:
+        """Rows that bring no choices of their own get the labels."""
+        return [q if q.choices or not self.labels else q.model_copy(update={"choices": self.labels}) for q in questions]
 
     def options(self, question: Question, *, order: Sequence[int] | None = None, wording: int = 0) -> tuple[str, ...]:
         """Continuations in the order of `question.choices`, with the leading space that a string prompt needs."""
@@ -305,6 +322,15 @@ class ChoiceTask(_TaskBase):
         if self.list_options:
             return f"{body}{newline}Options: {', '.join(listed)}\n{cue}"
         return block
+
+
+def _label_set(questions: Sequence[Question]) -> tuple[str, ...] | None:
+    """The answers that occur, where no row has choices and most answers occur again."""
+    answers = [q.answer for q in questions if q.answer is not None]
+    labels = tuple(sorted(set(answers)))
+    if any(q.choices for q in questions) or len(labels) < 2 or 2 * len(labels) > len(answers):
+        return None
+    return labels
 
 
 class NumericTask(_TaskBase):

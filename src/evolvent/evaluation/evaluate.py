@@ -125,6 +125,7 @@ def evaluate(
     missing = [q.id for q in questions if q.answer is None]
     if missing:
         raise DataError(f"{len(missing)} questions have no answer to compare with (first: {missing[0]})")
+    questions = task.completed(questions)
     prompts = [task.prompt(q) for q in questions]
     results: Sequence[Choice | list[Completion] | None]
     failures: Mapping[int, Exception] = {}

@@ -18,6 +18,7 @@ import platformdirs
 from filelock import FileLock
 
 from evolvent.errors import ModelError
+from evolvent.models.quiet import quiet
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def convert_gguf(gguf: Path) -> Path:
     return target
 
 
+@quiet()
 def _dequantize(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

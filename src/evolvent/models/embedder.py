@@ -12,6 +12,7 @@ import torch
 from evolvent.errors import ModelError
 from evolvent.models.batching import token_budget_batches
 from evolvent.models.embedded import minilm_folder
+from evolvent.models.quiet import quiet
 from evolvent.models.resolve import checkpoint_folder
 
 
@@ -27,6 +28,7 @@ class TextEmbedder:
         ModelError: the folder holds no encoder.
     """
 
+    @quiet()
     def __init__(self, folder: str | Path | None = None, *, max_tokens: int = 256) -> None:
         from transformers import AutoModel, AutoTokenizer
 

@@ -1,12 +1,11 @@
 """Any transformers causal language model, batched: generate, loglikelihood, choose.
 
-A prompt is computed once for all its options and all its samples; a prefix that all prompts of a call share is
-computed once for the call; the vocabulary is projected only at the positions that are scored.
+A prompt is computed once for all its options and all its samples; a prefix that prompts of a call share is computed
+once for all of them; the vocabulary is projected only at the positions that are scored.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,16 @@ import torch
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from evolvent.errors import EvolventError, ModelError, PromptErrors
-from evolvent.models.batching import common_prefix_length, run_batches, token_budget_batches
+from evolvent.models.batching import run_batches, token_budget_batches
+from evolvent.models.decoding import Growing, pick_tokens, random_stream
+from evolvent.models.prefixes import Prefix, Tokens, by_depth, in_chunks, keep, length_of, past, share_prefixes
 from evolvent.models.protocol import Choice, Completion, Prompt, Sampling, Score
 
 T = TypeVar("T")
 
-MIN_SHARED_PREFIX = 16  # tokens; below this a second forward pass costs more than it saves
+Behind = dict[Tokens, Prefix | None]  # context -> what it has in common with others
+
+HELD_BATCHES = 16  # shared prefixes are held for the prompts of so many batches
 MAX_SCORED_POSITIONS = 1024  # positions x vocabulary is the largest tensor of a batch
 
 
@@ -242,53 +245,55 @@ class LocalModel:
     @torch.inference_mode()
     def _score(self, rows: Sequence[_Continuation]) -> dict[tuple[int, int], Score]:
         """Score continuations; those of one context share its forward pass."""
-        by_context: dict[tuple[int, ...], list[_Continuation]] = {}
+        by_context: dict[Tokens, list[_Continuation]] = {}
         for row in rows:
             by_context.setdefault(row.context, []).append(row)
-        contexts = list(by_context)
         results: dict[tuple[int, int], Score] = {}
-        shared = self._shared_prefix(contexts)
-        skip = shared.length
-        # A context with a single long continuation is one plain sequence: nothing to share.
-        alone = [c for c in contexts if len(by_context[c]) == 1 and len(by_context[c][0].tokens) > 1]
-        shared_contexts = [c for c in contexts if not (len(by_context[c]) == 1 and len(by_context[c][0].tokens) > 1)]
+        for contexts in in_chunks(list(by_context), HELD_BATCHES * self.max_batch_tokens):
+            behind = dict(zip(contexts, self._shared_prefixes(contexts), strict=True))
+            # A context with a single long continuation is one plain sequence: there is nothing to come back to.
+            alone = [c for c in contexts if len(by_context[c]) == 1 and len(by_context[c][0].tokens) > 1]
+            several = [c for c in contexts if not (len(by_context[c]) == 1 and len(by_context[c][0].tokens) > 1)]
 
-        def run_alone(batch: list[int]) -> None:
-            group = [by_context[alone[b]][0] for b in batch]
-            self._score_whole(group, shared, results)
+            def run_alone(batch: list[int], alone: list[Tokens] = alone, behind: Behind = behind) -> None:
+                group = [by_context[alone[b]][0] for b in batch]
+                self._score_whole(group, [behind[row.context] for row in group], results)
 
-        def run_shared(batch: list[int]) -> None:
-            self._score_options([by_context[shared_contexts[b]] for b in batch], shared, results)
+            def run_several(batch: list[int], several: list[Tokens] = several, behind: Behind = behind) -> None:
+                chosen = [several[b] for b in batch]
+                self._score_options([by_context[c] for c in chosen], [behind[c] for c in chosen], results)
 
-        lengths = [len(c) + len(by_context[c][0].tokens) - skip for c in alone]
-        run_batches(token_budget_batches(lengths, self.max_batch_tokens), run_alone)
-        lengths = [len(c) - skip for c in shared_contexts]
-        run_batches(token_budget_batches(lengths, self.max_batch_tokens), run_shared)
+            lengths = [_cost(c, behind[c]) + len(by_context[c][0].tokens) for c in alone]
+            run_batches(token_budget_batches(lengths, self.max_batch_tokens), run_alone)
+            lengths = [_cost(c, behind[c]) for c in several]
+            run_batches(token_budget_batches(lengths, self.max_batch_tokens), run_several)
         return results
 
     def _score_whole(
         self,
         rows: Sequence[_Continuation],
-        shared: _SharedPrefix,
+        behind: Sequence[Prefix | None],
         results: dict[tuple[int, int], Score],
     ) -> None:
-        sequences = [[*row.context, *row.tokens][shared.length : -1] for row in rows]
-        keep = max(len(row.tokens) for row in rows)
-        hidden_rows = self._forward(sequences, shared.expand(len(rows)), shared.length, keep)
-        for row, logits in zip(rows, hidden_rows, strict=True):  # (keep, vocab)
+        sequences = [[*row.context, *row.tokens][length_of(p) : -1] for row, p in zip(rows, behind, strict=True)]
+        kept = max(len(row.tokens) for row in rows)
+        cache, mask = past(behind, self.device)
+        logits_rows = self._forward(sequences, cache if any(behind) else None, mask, kept)
+        for row, logits in zip(rows, logits_rows, strict=True):  # (kept, vocab)
             results[row.owner] = _score_tokens(logits[-len(row.tokens) :], row.tokens)
 
     def _score_options(
         self,
         groups: Sequence[Sequence[_Continuation]],
-        shared: _SharedPrefix,
+        behind: Sequence[Prefix | None],
         results: dict[tuple[int, int], Score],
     ) -> None:
         """Phase 1: each context once, giving every option's first token. Phase 2: the remaining tokens."""
-        contexts = [list(group[0].context[shared.length :]) for group in groups]
+        tails = [group[0].context[length_of(p) :] for group, p in zip(groups, behind, strict=True)]
         needs_rest = any(len(row.tokens) > 1 for group in groups for row in group)
-        cache = shared.expand(len(groups)) or (DynamicCache() if needs_rest else None)
-        first = self._forward(contexts, cache, shared.length, 1)[:, -1]  # (contexts, vocab)
+        cache, mask = past(behind, self.device)
+        reused = cache if needs_rest or any(behind) else None
+        first = self._forward(tails, reused, mask, 1)[:, -1]  # (contexts, vocab)
         normalizer = first.logsumexp(-1)
         best = first.argmax(-1).tolist()
         rest: list[tuple[int, _Continuation, float]] = []
@@ -302,18 +307,15 @@ class LocalModel:
                     rest.append((g, row, log_prob))
         if not rest:
             return
-        assert cache is not None
-        width = max(map(len, contexts))
-        mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in contexts], device=self.device)
+        mask = torch.cat([mask, self._mask(tails)], dim=1)
         for chunk in token_budget_batches([len(row.tokens) for _, row, _ in rest], MAX_SCORED_POSITIONS):
             chosen = [rest[c] for c in chunk]
             source = torch.tensor([g for g, _, _ in chosen], device=self.device)
             logits_rows = self._forward(
-                [list(row.tokens[:-1]) for _, row, _ in chosen],
+                [row.tokens[:-1] for _, row, _ in chosen],
                 _select_rows(cache, source),
-                shared.length,
+                mask[source],
                 0,
-                past_mask=mask[source],
                 pad_left=False,
             )
             for (g, row, log_prob), logits in zip(chosen, logits_rows, strict=True):
@@ -323,47 +325,52 @@ class LocalModel:
 
     # ---------------------------------------------------------------------------------------- forward
 
-    def _shared_prefix(self, contexts: Sequence[tuple[int, ...]]) -> _SharedPrefix:
-        """Run the tokens that all contexts begin with once; at least one token is left to each context."""
-        length = 0
-        if len(contexts) > 1:
-            length = min(common_prefix_length(contexts), min(map(len, contexts)) - 1)
-        if length < MIN_SHARED_PREFIX:
-            return _SharedPrefix(0, None)
-        cache = DynamicCache()
-        self._forward([list(contexts[0][:length])], cache, 0, 1)
-        return _SharedPrefix(length, cache)
+    def _shared_prefixes(self, contexts: Sequence[Tokens]) -> list[Prefix | None]:
+        """Compute what contexts share, each run of tokens once; the deepest shared prefix of each context."""
+        prefixes, deepest = share_prefixes(contexts)
+        for level in by_depth(prefixes):
+
+            def run(batch: list[int], level: list[Prefix] = level) -> None:
+                chosen = [level[b] for b in batch]
+                cache, mask = past([p.parent for p in chosen], self.device)
+                self._forward([p.tokens for p in chosen], cache, mask, 1)
+                keep(chosen, cache)
+
+            run_batches(token_budget_batches([len(p.tokens) for p in level], self.max_batch_tokens), run)
+        return deepest
+
+    def _mask(self, sequences: Sequence[Sequence[int]], *, pad_left: bool = True) -> torch.Tensor:
+        width = max(map(len, sequences))
+        rows = [([1] * len(s), [0] * (width - len(s))) for s in sequences]
+        return torch.tensor([[*zeros, *ones] if pad_left else [*ones, *zeros] for ones, zeros in rows]).to(self.device)
 
     def _forward(
         self,
         sequences: Sequence[Sequence[int]],
         cache: DynamicCache | None,
-        prefix_length: int,
+        past_mask: torch.Tensor,
         logits_to_keep: int,
         *,
-        past_mask: torch.Tensor | None = None,
         pad_left: bool = True,
     ) -> torch.Tensor:
-        """Logits (rows, kept positions, vocab) in fp32 of padded sequences behind a cached past.
+        """Logits (rows, kept positions, vocab) in fp32 of padded sequences behind a past, which they extend.
 
-        The past is a prefix of `prefix_length` unpadded tokens, then whatever `past_mask` (rows, tokens) marks.
+        Args:
+            sequences: token ids.
+            cache: keys and values of the past; None when nothing is to be kept.
+            past_mask: (rows, past tokens), 1 where the past is not padding.
+            logits_to_keep: last positions whose logits are wanted; 0 is all.
+            pad_left: on which side short sequences are padded.
         """
         width = max(map(len, sequences))
         padding = [[self.pad_token] * (width - len(s)) for s in sequences]
         rows = [[*p, *s] if pad_left else [*s, *p] for s, p in zip(sequences, padding, strict=True)]
-        ids = torch.tensor(rows, device=self.device)  # (rows, width)
-        ones = [[1] * len(s) for s in sequences]
-        zeros = [[0] * len(p) for p in padding]
-        mask = torch.tensor(
-            [[*z, *o] if pad_left else [*o, *z] for o, z in zip(ones, zeros, strict=True)], device=self.device
-        )
-        past = torch.ones((len(rows), prefix_length), dtype=mask.dtype, device=self.device)
-        whole = torch.cat([past, *([] if past_mask is None else [past_mask]), mask], dim=1)
-        positions = (whole.cumsum(1) - 1).clamp(min=0)[:, -width:]
+        mask = torch.cat([past_mask, self._mask(sequences, pad_left=pad_left)], dim=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -width:]
         arguments: dict[str, Any] = {} if cache is None else {self._cache_argument: cache}
         output = self.module(
-            input_ids=ids,
-            attention_mask=whole,
+            input_ids=torch.tensor(rows, device=self.device),
+            attention_mask=mask,
             position_ids=positions,
             logits_to_keep=logits_to_keep,
             use_cache=cache is not None,
@@ -376,35 +383,33 @@ class LocalModel:
     @torch.inference_mode()
     def _generate_batch(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[Completion]]:
         n, stops = sampling.n, self.stop_tokens
-        shared = self._shared_prefix([tuple(p) for p in prompts])
-        cache = shared.expand(len(prompts)) or DynamicCache()
-        tails = [p[shared.length :] for p in prompts]
-        logits = self._forward(tails, cache, shared.length, 1)[:, -1].repeat_interleave(n, 0)
+        behind = self._shared_prefixes([tuple(p) for p in prompts])
+        cache, mask = past(behind, self.device)
+        tails = [p[length_of(b) :] for p, b in zip(prompts, behind, strict=True)]
+        logits = self._forward(tails, cache, mask, 1)[:, -1].repeat_interleave(n, 0)
         if n > 1:
             cache.batch_repeat_interleave(n)
-        width = max(map(len, tails))
-        mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in tails], device=self.device)
-        mask = mask.repeat_interleave(n, 0)
-        limits = [min(sampling.max_tokens, self.context_length - len(p)) for p in prompts for _ in range(n)]
-        rows = [_Row(_generator(sampling.seed, p, k)) for p in prompts for k in range(n)]
-        active = list(range(len(rows)))
+        mask = torch.cat([mask, self._mask(tails)], dim=1).repeat_interleave(n, 0)
+        rows = [
+            Growing(
+                self.tokenizer,
+                random_stream(sampling.seed, prompt, sample),
+                min(sampling.max_tokens, self.context_length - len(prompt)),
+                sampling.stop,
+            )
+            for prompt in prompts
+            for sample in range(n)
+        ]
+        active = rows
         while active:
             log_probs = logits.log_softmax(-1)  # (active, vocab)
-            tokens = _pick(log_probs, [rows[r].generator for r in active], sampling)
+            tokens = pick_tokens(log_probs, [row.generator for row in active], sampling)
             chosen = log_probs.gather(1, tokens[:, None])[:, 0].tolist()
-            going_on: list[int] = []
-            for position, (r, token, log_prob) in enumerate(zip(active, tokens.tolist(), chosen, strict=True)):
-                row = rows[r]
-                row.log_probs.append(log_prob)
-                if token in stops:
-                    row.finished = "stop"
-                    continue
-                row.tokens.append(token)
-                row.text = None
-                if sampling.stop and any(s in self._text(row) for s in sampling.stop):
-                    row.finished = "stop"
-                elif len(row.tokens) < limits[r]:
-                    going_on.append(position)
+            going_on = [
+                position
+                for position, (row, token, log_prob) in enumerate(zip(active, tokens.tolist(), chosen, strict=True))
+                if row.grow(token, log_prob, stops)
+            ]
             if not going_on:
                 break
             if len(going_on) < len(active):
@@ -413,48 +418,15 @@ class LocalModel:
                 mask, tokens = mask[index], tokens[index]
                 active = [active[p] for p in going_on]
             step = [[t] for t in tokens.tolist()]
-            logits = self._forward(step, cache, shared.length, 1, past_mask=mask)[:, -1]
+            logits = self._forward(step, cache, mask, 1)[:, -1]
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
-        completions = [self._completion(row, sampling.stop) for row in rows]
+        completions = [row.completion() for row in rows]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
 
-    def _text(self, row: _Row) -> str:
-        if row.text is None:
-            row.text = str(self.tokenizer.decode(row.tokens, skip_special_tokens=True))
-        return row.text
 
-    def _completion(self, row: _Row, stop: Sequence[str]) -> Completion:
-        text = self._text(row)
-        cuts = [text.index(s) for s in stop if s in text]
-        return Completion(
-            text=text[: min(cuts)] if cuts else text,
-            token_log_probs=tuple(row.log_probs),
-            finish_reason="stop" if row.finished else "length",
-        )
-
-
-class _Row:
-    """One continuation in the making."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-        self.tokens: list[int] = []
-        self.log_probs: list[float] = []
-        self.finished: str | None = None
-        self.text: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _SharedPrefix:
-    """The key/value cache of the tokens with which every prompt of a call begins."""
-
-    length: int
-    cache: DynamicCache | None
-
-    def expand(self, rows: int) -> DynamicCache | None:
-        if self.cache is None:
-            return None
-        return _select_rows(self.cache, torch.zeros(rows, dtype=torch.long))
+def _cost(context: Tokens, prefix: Prefix | None) -> int:
+    """Tokens to compute, and an eighth of those that are only attended to."""
+    return len(context) - length_of(prefix) + length_of(prefix) // 8
 
 
 def _select_rows(cache: DynamicCache, rows: torch.Tensor) -> DynamicCache:
@@ -472,25 +444,6 @@ def _score_tokens(logits: torch.Tensor, tokens: Sequence[int]) -> Score:
     ids = torch.tensor(tokens, device=logits.device)
     log_probs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(-1)
     return Score(float(log_probs.sum()), len(tokens), bool((logits.argmax(-1) == ids).all()))
-
-
-def _generator(seed: int, prompt: Sequence[int], sample: int) -> torch.Generator:
-    """A random stream that depends on the seed, the prompt and the sample's number, not on the batch."""
-    digest = hashlib.sha256(repr((seed, list(prompt), sample)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def _pick(log_probs: torch.Tensor, generators: Sequence[torch.Generator], sampling: Sampling) -> torch.Tensor:
-    """Next token of each row: greedy, or a sample by the Gumbel trick within the nucleus. (rows,)"""
-    if sampling.temperature == 0:
-        return log_probs.argmax(-1)
-    scaled = log_probs / sampling.temperature
-    if sampling.top_p < 1:
-        ordered, order = scaled.log_softmax(-1).sort(-1, descending=True)
-        outside = ordered.exp().cumsum(-1) - ordered.exp() >= sampling.top_p
-        scaled = scaled.masked_fill(outside.scatter(1, order, outside), -torch.inf)
-    uniform = torch.stack([torch.rand(scaled.shape[1], generator=g) for g in generators]).to(scaled.device)
-    return (scaled - (-uniform.clamp_min(1e-20).log()).log()).argmax(-1)
 
 
 def _prepare_each(count: int, prepare: Callable[[int], T]) -> tuple[list[T | None], dict[int, EvolventError]]:

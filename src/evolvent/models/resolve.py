@@ -9,6 +9,7 @@ from typing import Any
 
 from evolvent.errors import ModelError
 from evolvent.models.protocol import LanguageModel
+from evolvent.models.quiet import quiet
 
 ENDPOINT_PREFIX = "endpoint:"
 
@@ -78,6 +79,7 @@ def load(
     return loaded
 
 
+@quiet()
 def load_local(reference: str | Path, *, dtype: str = "auto", device: str = "auto", **options: Any) -> Any:
     """Load weights into this process as a :class:`~evolvent.models.local.LocalModel`.
 

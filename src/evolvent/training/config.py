@@ -33,7 +33,7 @@ class FineTuneConfig(BaseModel):
     lora_r: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     target_modules: str | tuple[str, ...] = "all-linear"
-    trainable_layers: int = Field(8, ge=1)
+    trainable_layers: int = Field(12, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
     epochs: float | None = Field(2.0, gt=0)
     steps: int | None = Field(None, ge=1)

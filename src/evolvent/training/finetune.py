@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging as transformers_logging
 
 from evolvent.errors import ConfigError, DataError, ModelError
 from evolvent.models.local import LocalModel
+from evolvent.models.quiet import quiet
 from evolvent.models.resolve import computes_bfloat16, load_local
 from evolvent.training.config import FineTuneConfig
 from evolvent.training.examples import (
@@ -35,6 +35,8 @@ from evolvent.training.top_layers import ActivationCache, LeftPaddedStates, TopL
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, float], None]
+
+SHORT_ROW = 512  # tokens up to which plain attention trains faster on a CPU than the fused one
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class FineTuneResult:
         return cls(checkpoint=folder / "checkpoint", losses=losses, **stored)
 
 
+@quiet()
 def fine_tune(
     source: str | Path,
     examples: Sequence[TrainingExample],
@@ -104,6 +107,8 @@ def fine_tune(
     bfloat16 = _bfloat16(args)
     model = _trainable_model(source, args, bfloat16)
     rows = encode_examples(model, examples, max_length=args.max_length, end_token=args.end_token)
+    if model.device.type == "cpu" and max(len(row.tokens) for row in rows) <= SHORT_ROW:
+        model.causal_lm.set_attn_implementation("eager")  # torch's fused attention is slow backwards on a CPU
     steps = args.total_steps(len(rows))
     order = training_order(
         len(rows),
@@ -147,9 +152,9 @@ def fine_tune(
     return result
 
 
+@quiet()
 def save_checkpoint(model: LocalModel, folder: Path) -> None:
     """Write a folder that `from_pretrained` (full weights) or PEFT (adapter) loads as it is."""
-    transformers_logging.disable_progress_bar()
     if not hasattr(model.module, "peft_config"):
         model.module.to(torch.bfloat16 if model.dtype == torch.bfloat16 else torch.float32)
     model.module.save_pretrained(folder)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evolvent.data.records import Question
 from evolvent.data.tasks import ChoiceTask, NumericTask, TextTask
-from evolvent.errors import ModelError
+from evolvent.errors import ModelError, NoLogProbsError
 from evolvent.methods.semievol.collaboration import Consensus, Response, ask, merge
 from evolvent.methods.semievol.config import InferenceConfiguration, SemiEvolConfig
 from evolvent.methods.semievol.evolution import accept_or_roll_back, evolution_examples, evolution_training
@@ -205,6 +205,13 @@ def test_the_prior_of_the_votes_becomes_that_of_the_labels():
     assert answer_log_prior("labeled", responses, mixed, labeled) is None
 
 
+def test_a_class_without_a_labelled_row_has_no_floor():
+    ids, answers = ["a", "b", "c"], ["sport", "ghost", None]
+    chosen = select(ids, answers, [0.5, 0.1, 0.0], theta=1e-9, balance="class", min_per_class=1, known={"sport"})
+    assert chosen.kept == (0,)
+    assert chosen.reasons == ("selected", "unsure", "unparsed")
+
+
 # ------------------------------------------------------------------------------------------------------ judge (S4)
 
 
@@ -233,6 +240,19 @@ def test_the_judge_needs_enough_disputed_rows_and_a_better_record(tiny_model):
     assert not JudgeTrial(30, 0.6, 0.6).passed
     many = [consensus((0.4, 0.5, 0.1), (0, 1))] * MIN_DISPUTED
     assert try_judge(tiny_model, TASK, [QUESTION] * MIN_DISPUTED, many).vote_accuracy == 1.0
+
+
+def test_a_judge_that_tells_no_log_probabilities_answers_in_words(tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model, "choose", _refuse_scores)
+    vote = consensus((0.4, 0.5, 0.1), (0, 1))
+    judged = justify(tiny_model, TASK, [QUESTION], [vote], max_tokens=6)[0]
+    said = tiny_model.generate([TASK.judge_prompt(QUESTION, ["business", "sport"])], Sampling(max_tokens=6))[0][0]
+    assert judged.judged == (TASK.parse(said.text, QUESTION) is not None)
+    assert sum(judged.distribution) == pytest.approx(1)
+
+
+def _refuse_scores(*_):
+    raise NoLogProbsError("no log-probabilities here")
 
 
 def test_a_free_form_judge_answers_in_words(tiny_model):

@@ -222,6 +222,8 @@ def _from_pretrained(
 ) -> Any:
     import transformers
 
+    from evolvent.models.quiet import quiet
+
     kinds: Sequence[str] = config.get("architectures") or ()
     ends = {
         "ForCausalLM": "AutoModelForCausalLM",
@@ -233,9 +235,10 @@ def _from_pretrained(
     }
     auto = next((auto for kind in kinds for end, auto in ends.items() if kind.endswith(end)), "AutoModel")
     try:
-        return getattr(transformers, auto).from_pretrained(
-            folder, trust_remote_code=args.trust_remote_code, local_files_only=True, **options
-        )
+        with quiet():
+            return getattr(transformers, auto).from_pretrained(
+                folder, trust_remote_code=args.trust_remote_code, local_files_only=True, **options
+            )
     except (OSError, ValueError, KeyError) as error:
         said = (str(error).splitlines() or [""])[0]
         raise ModelError(f"atlas:{entry.id}: transformers cannot load {folder} as {auto}: {said}") from error

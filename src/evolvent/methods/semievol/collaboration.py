@@ -167,6 +167,12 @@ def ask(
     return [_from_texts(task, q, c, cut) for q, c, cut in zip(questions, completions, cuts, strict=True)]
 
 
+def prefix_order(nearest: Sequence[Sequence[int]], configuration: InferenceConfiguration) -> list[int]:
+    """Row numbers, ordered so that rows behind the same demonstrations go together and share their computation."""
+    first, count = configuration.demonstrations_from, configuration.demonstrations
+    return sorted(range(len(nearest)), key=lambda row: (*nearest[row][first : first + count][::-1], row))
+
+
 def merge(
     task: Task,
     questions: Sequence[Question],

@@ -41,7 +41,8 @@ class SemiEvolConfig(BaseModel):
         peft: what is trained, see :class:`~evolvent.training.config.FineTuneConfig`.
         warmup_epochs: of supervised training on the labelled rows (paper: 2) ...
         min_steps: ... but at least this many optimiser steps; an under-trained warm-up harms all that follows.
-        warmup_lr: peak learning rate of LoRA (official code 1e-4, for 8B models).
+        warmup_lr: peak learning rate; None: 5e-4 for LoRA (official code 1e-4, for 8B models), 1e-4 for top layers,
+            5e-5 for all weights.
         evolve_from: "base" trains the final model from the original weights (measured better on a small model),
             "warm" from the warmed-up ones (paper).
         evolve_lr_ratio: final learning rate as a share of `warmup_lr`; None: 1 from the base, 1/3 from the warm model.
@@ -79,6 +80,7 @@ class SemiEvolConfig(BaseModel):
         force: go on when the warmed-up model is no better than always giving the most frequent answer.
         on_config_change: in a folder that holds a run with other settings: "refuse", or "rerun" the stages whose
             inputs changed.
+        prices: an endpoint's prices for a million tokens: prompt, completion and training, in any currency.
         max_cost: most that an endpoint may cost, in the currency of its prices.
     """
 
@@ -92,10 +94,10 @@ class SemiEvolConfig(BaseModel):
     lora_r: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     target: str = "all-linear"
-    trainable_layers: int = Field(8, ge=1)
+    trainable_layers: int = Field(12, ge=1)
     warmup_epochs: float = Field(2.0, gt=0)
     min_steps: int = Field(40, ge=1)
-    warmup_lr: float = Field(5e-4, gt=0)
+    warmup_lr: float | None = Field(None, gt=0)
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     batch_size: int = Field(8, ge=1)
     micro_batch_size: int | None = Field(None, ge=1)
@@ -143,6 +145,7 @@ class SemiEvolConfig(BaseModel):
     force: bool = False
     also_evaluate: dict[str, str] = {}
     on_config_change: Literal["refuse", "rerun"] = "refuse"
+    prices: dict[Literal["prompt", "completion", "training"], float] | None = None
     max_cost: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
@@ -154,10 +157,15 @@ class SemiEvolConfig(BaseModel):
         return self
 
     @property
+    def peak_lr(self) -> float:
+        """Peak learning rate of the warm-up."""
+        return self.warmup_lr or {"lora": 5e-4, "top_layers": 1e-4, "full": 5e-5}[self.peft]
+
+    @property
     def evolve_lr(self) -> float:
         """Peak learning rate of the final training."""
         ratio = self.evolve_lr_ratio or (1.0 if self.evolve_from == "base" else 1 / 3)
-        return self.warmup_lr * ratio
+        return self.peak_lr * ratio
 
     def voters(self, *, lists_options: bool) -> tuple[InferenceConfiguration, ...]:
         """The inference configurations of this run.

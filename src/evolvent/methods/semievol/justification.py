@@ -9,9 +9,9 @@ import numpy as np
 
 from evolvent.data.records import Question
 from evolvent.data.tasks import Task
-from evolvent.errors import PromptErrors
+from evolvent.errors import NoLogProbsError, PromptErrors
 from evolvent.methods.semievol.collaboration import Consensus
-from evolvent.models.protocol import LanguageModel, Sampling
+from evolvent.models.protocol import Choice, LanguageModel, Prompt, Sampling
 
 MIN_DISPUTED = 20  # labelled rows; fewer cannot tell a good judge from a bad one
 
@@ -49,7 +49,8 @@ def justify(
 ) -> list[Consensus]:
     """Replace the distribution of every disputed row by the judge's; leave the others alone.
 
-    Choice tasks in closed form, over all of the row's options; free-form tasks by one greedy answer. A row on which
+    Choice tasks in closed form, over all of the row's options; free-form tasks, and judges that tell no
+    log-probabilities, by one greedy answer. A row on which
     the judge says nothing readable keeps its vote.
     """
     disputed = [i for i, c in enumerate(consensuses) if not c.agreed and c.candidates]
@@ -61,9 +62,9 @@ def justify(
     ]
     result = list(consensuses)
     try:
-        if task.kind == "choice":
-            options = [task.options(questions[i]) for i in disputed]
-            for i, choice in zip(disputed, judge.choose(prompts, options), strict=True):
+        choices = _scored(judge, task, prompts, [questions[i] for i in disputed])
+        if choices is not None:
+            for i, choice in zip(disputed, choices, strict=True):
                 result[i] = replace(
                     result[i],
                     distribution=choice.probabilities("token"),
@@ -104,6 +105,18 @@ def try_judge(
         return float(np.mean(hits))
 
     return JudgeTrial(len(rows), accuracy(votes), accuracy(judged))
+
+
+def _scored(
+    judge: LanguageModel, task: Task, prompts: Sequence[Prompt], questions: Sequence[Question]
+) -> list[Choice] | None:
+    """The judge's scores of all options; None where the answer must be generated."""
+    if task.kind != "choice":
+        return None
+    try:
+        return judge.choose(prompts, [task.options(q) for q in questions])
+    except NoLogProbsError:
+        return None
 
 
 def _with_answer(task: Task, consensus: Consensus, answer: str | None, nll: float) -> Consensus:

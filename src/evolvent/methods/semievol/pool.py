@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evolvent.data.files import write_jsonl
-from evolvent.data.records import Question
+from evolvent.data.records import HIDDEN_ANSWER, Question
 from evolvent.data.tasks import Task
 from evolvent.methods.semievol.collaboration import Consensus
 from evolvent.methods.semievol.evolution import is_correction
@@ -67,7 +67,7 @@ def pool_rows(
     for question, consensus, unsure, reason in zip(
         questions, consensuses, uncertainties, selection.reasons, strict=True
     ):
-        hidden = question.meta.get("_hidden_answer")
+        hidden = question.meta.get(HIDDEN_ANSWER)
         answer = consensus.answer
         names = (
             voters if len(voters) == len(consensus.ballots) else [f"vote-{i}" for i in range(len(consensus.ballots))]

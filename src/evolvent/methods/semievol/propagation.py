@@ -32,7 +32,7 @@ def warmup_training(args: SemiEvolConfig, *, rows: int) -> FineTuneConfig:
     """S1: two epochs, but at least `min_steps` steps."""
     training = training_settings(args)
     steps = max(args.min_steps, training.model_copy(update={"epochs": args.warmup_epochs}).total_steps(rows))
-    return training.model_copy(update={"steps": steps, "learning_rate": args.warmup_lr})
+    return training.model_copy(update={"steps": steps, "learning_rate": args.peak_lr})
 
 
 def training_settings(args: SemiEvolConfig) -> FineTuneConfig:

@@ -123,6 +123,8 @@ def build_report(method: SemiEvol, metrics: dict[str, Any]) -> Report:
     report.figure("Time of each stage", plots.stage_times(seconds), f"{sum(seconds.values()):.0f} seconds in all.")
     report.table("Pseudo-labels", *_pseudo_table(method, metrics))
     report.table("Voters", *_voter_table(method))
+    if method.gate_report.warnings:
+        report.text("What the data gate found", [f"{w[:1].upper()}{w[1:]}." for w in method.gate_report.warnings])
     report.text("How to read this", _notes(method))
     return report
 
@@ -142,20 +144,21 @@ def _headline(method: SemiEvol, metrics: dict[str, Any]) -> str:
 
 
 def _facts(method: SemiEvol, metrics: dict[str, Any]) -> dict[str, Any]:
-    gate = method.gate_report
-    facts = {
+    trained = {
+        "lora": f"LoRA, rank {method.args.lora_r}",
+        "top_layers": f"the top {method.args.trainable_layers} blocks",
+        "full": "all weights",
+    }
+    return {
         "model": method.stages.base,
         "labelled rows": f"{len(method.labeled)}" + (f" + {len(method.holdout)} held out" if method.holdout else ""),
         "unlabelled rows": len(method.unlabeled),
         "test rows": len(method.test),
         "learnt from": f"{metrics['pseudo/selected']} pseudo-labels ({metrics['pseudo/coverage']:.0%})",
         "rounds": method.round,
-        "trained": {"lora": f"LoRA, rank {method.args.lora_r}"}.get(method.args.peft, method.args.peft),
+        "trained": trained[method.args.peft],
         "seed": method.args.seed,
     }
-    if gate.warnings:
-        facts["data gate"] = "; ".join(gate.warnings)
-    return facts
 
 
 def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,6 +57,7 @@ def select(
     theta: float,
     balance: Literal["class", "global"],
     min_per_class: int = 1,
+    known: Collection[str | None] | None = None,
     certified_threshold: float | None = None,
 ) -> Selection:
     """Keep the surest share `theta` of the rows, inside each predicted class or over all.
@@ -70,7 +71,8 @@ def select(
         uncertainties: see :func:`uncertainty`.
         theta: share in (0, 1].
         balance: "class" groups rows by answer.
-        min_per_class: at least so many of each predicted class, if it has them.
+        min_per_class: at least so many of each predicted class, if it has them ...
+        known: ... and is one of these, default all: a class without a labelled row gets no floor.
         certified_threshold: largest uncertainty to keep.
     """
     reasons = ["unparsed" if answer is None else "unsure" for answer in answers]
@@ -86,7 +88,7 @@ def select(
             count = sum(uncertainties[r] <= certified_threshold for r in rows)
         else:
             count = math.ceil(theta * len(rows) - 1e-9)
-            if balance == "class":
+            if balance == "class" and (known is None or name in known):
                 count = min(len(rows), max(count, min_per_class))
         if count:
             kept += rows[:count]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from evolvent.data.overlap import GateReport, data_gate
-from evolvent.data.readers import read_questions
+from evolvent.data.readers import Rows, as_questions
 from evolvent.data.records import Question
 from evolvent.data.tasks import ChoiceTask, Task
 from evolvent.errors import ConfigError, DataError, NothingSelectedError
 from evolvent.evaluation.evaluate import Evaluation, evaluate
 from evolvent.evaluation.guarantee import CertifiedThreshold, certified_threshold
 from evolvent.methods.semievol import pool as pool_table
-from evolvent.methods.semievol.collaboration import Consensus, Response, ask, merge
+from evolvent.methods.semievol.collaboration import Consensus, Response, ask, merge, prefix_order
 from evolvent.methods.semievol.config import InferenceConfiguration, SemiEvolConfig
 from evolvent.methods.semievol.evolution import (
     Verdict,
@@ -54,7 +54,6 @@ from evolvent.runs.lineage import Lineage
 logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[str, int, int, str], None]
-Rows = str | Path | Sequence[Question] | Iterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -119,13 +118,14 @@ class SemiEvol:
         on_progress: OnProgress | None = None,
     ) -> None:
         self.args = args
-        self._given = (_questions(labeled, labeled=True), _questions(unlabeled, labeled=False))
-        self._given_test = _questions(eval_dataset, labeled=True) if eval_dataset is not None else []
-        for name, rows in zip(("labeled", "unlabeled"), self._given, strict=True):
+        given = [as_questions(labeled, labeled=True), as_questions(unlabeled, labeled=False)]
+        for name, rows in zip(("labeled", "unlabeled"), given, strict=True):
             if not rows:
                 raise DataError(f"{name}: no rows; SemiEvol needs both labelled and unlabelled rows")
+        given.append(as_questions(eval_dataset, labeled=True) if eval_dataset is not None else [])
         chosen: Task = ChoiceTask() if task is None else task
-        self.task: Task = chosen.fitted([*self._given[0], *self._given[1], *self._given_test])
+        self.task: Task = chosen.fitted([question for rows in given for question in rows])
+        self._given = [self.task.completed(rows) for rows in given]
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
         self.stages = Stages(model, args, self.on_progress)
         self.round = 1
@@ -174,9 +174,10 @@ class SemiEvol:
     def gate(self) -> GateReport:
         """S0: drop duplicates, remove overlap with the test rows, set a hold-out aside if there is enough."""
         args = self.args
+        labeled, unlabeled, test = self._given
         labels = getattr(self.task, "labels", None)
         self.labeled, self.unlabeled, self.test, self.gate_report = data_gate(
-            *self._given, self._given_test or None, keep_overlap=args.keep_overlap, labels=labels
+            labeled, unlabeled, test or None, keep_overlap=args.keep_overlap, labels=labels
         )
         if not self.labeled or not self.unlabeled:
             raise DataError(
@@ -327,6 +328,7 @@ class SemiEvol:
             theta=self.args.theta,
             balance=self.args.balance if self.task.kind == "choice" else "global",
             min_per_class=self.args.min_per_class,
+            known={q.answer for q in self.labeled},
             certified_threshold=threshold,
         )
         self.pool = pool_table.pool_rows(
@@ -458,28 +460,33 @@ class SemiEvol:
     ) -> dict[str, list[Response]]:
         """The voters' responses to `rows`, in shards that a killed run does not repeat."""
         position = {q.id: i for i, q in enumerate(getattr(self, data))}
-        near = [[self.labeled[j] for j in self.nearest[data][position[q.id]]] for q in rows]
+        nearest = [self.nearest[data][position[q.id]] for q in rows]
         answered = {}
         for voter in voters:
+            order = prefix_order(nearest, voter)
 
-            def respond(chosen: Sequence[int], voter: InferenceConfiguration = voter) -> list[Response]:
+            def respond(
+                chosen: Sequence[int], voter: InferenceConfiguration = voter, order: Sequence[int] = order
+            ) -> list[Response]:
+                asked = [order[c] for c in chosen]
                 return ask(
                     self.stages.model(voter.model or model),
                     self.task,
                     voter,
-                    [rows[i] for i in chosen],
-                    [near[i] for i in chosen],
+                    [rows[i] for i in asked],
+                    [[self.labeled[j] for j in nearest[i]] for i in asked],
                     seed=self.args.seed,
                     samples=self.args.samples,
                     max_tokens=self.args.max_new_tokens,
                 )
 
-            answered[voter.name] = self.stages.responses(
+            responses = self.stages.responses(
                 f"{stage}-{voter.name}",
-                {"voter": voter.model_dump(), "model": model, "rows": [q.id for q in rows]},
+                {"voter": voter.model_dump(), "model": model, "rows": [rows[i].id for i in order]},
                 len(rows),
                 respond,
             )
+            answered[voter.name] = [response for _, response in sorted(zip(order, responses, strict=True))]
         return answered
 
     def _cross_fit(self) -> list[tuple[str, list[Question]]]:
@@ -530,23 +537,6 @@ class SemiEvol:
             lambda: evaluate(self.stages.model(model), rows, task, normalization="token"),
             data=(data,),
         )
-
-
-def _questions(rows: Rows, *, labeled: bool) -> list[Question]:
-    if isinstance(rows, (str, Path)):
-        return list(read_questions(rows, labeled=labeled))
-    given = list(rows)
-    questions = [row for row in given if isinstance(row, Question)]
-    if len(questions) == len(given):
-        return questions if labeled else [_masked(q) for q in questions]
-    return list(read_questions((row for row in given if isinstance(row, Mapping)), labeled=labeled))
-
-
-def _masked(question: Question) -> Question:
-    if question.answer is None:
-        return question
-    meta = {**question.meta, "_hidden_answer": question.answer}
-    return question.model_copy(update={"answer": None, "meta": meta})
 
 
 def _confidence(args: SemiEvolConfig, task: Task) -> Confidence:

@@ -15,6 +15,7 @@ from evolvent.errors import ModelError
 from evolvent.evaluation.evaluate import Evaluation
 from evolvent.methods.semievol.collaboration import Response
 from evolvent.methods.semievol.config import SemiEvolConfig
+from evolvent.models.endpoint import Prices
 from evolvent.models.protocol import LanguageModel
 from evolvent.models.resolve import ENDPOINT_PREFIX, adapter_base, checkpoint_folder, load
 from evolvent.runs.folder import Run, ShardedJsonl
@@ -133,6 +134,9 @@ class Stages:
             options = {
                 "cache_dir": self.folder.folder / "responses-cache",
                 "max_cost": self.args.max_cost,
+                "prices": Prices(**{"prompt": 0.0, "completion": 0.0, **self.args.prices})
+                if self.args.prices
+                else None,
             }
         return load(reference, dtype=self.args.dtype, **options)
 

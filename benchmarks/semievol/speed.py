@@ -1,0 +1,323 @@
+"""How fast is SemiEvol's machinery? Every figure is a ratio of two measurements of one process, taken in turns.
+
+python -m benchmarks.semievol.speed training          which way to train on a processor
+python -m benchmarks.semievol.speed top-layers        cached top blocks against LoRA on all layers
+python -m benchmarks.semievol.speed labelling         four voters in closed form against four sampled passes
+python -m benchmarks.semievol.speed choose            `choose` against lm-evaluation-harness
+python -m benchmarks.semievol.speed memory            fine-tuning against plain TRL
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.results_file import record
+from benchmarks.semievol.corpora import SHARED, bbc, fpb
+from evolvent import ChoiceTask, SemiEvolConfig, evaluate, read_questions
+from evolvent.data.records import Question
+from evolvent.data.samples import Splits
+from evolvent.methods.semievol.collaboration import ask, merge, prefix_order
+from evolvent.methods.semievol.propagation import (
+    build_retriever,
+    nearest_labeled,
+    supervised_examples,
+    warmup_training,
+)
+from evolvent.models.local import LocalModel
+from evolvent.models.resolve import checkpoint_folder, load_local
+from evolvent.training.config import FineTuneConfig
+from evolvent.training.examples import LeftPadded, encode_examples
+from evolvent.training.finetune import fine_tune
+
+ROUNDS = 3
+
+
+def in_turns(*runs: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
+    """Median seconds of each, measured in turns so that a disturbance hits all alike."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for run in runs:
+        run()
+    for _ in range(rounds):
+        for measured, run in zip(seconds, runs, strict=True):
+            started = time.perf_counter()
+            run()
+            measured.append(time.perf_counter() - started)
+    return [statistics.median(s) for s in seconds]
+
+
+def row(claim: str, ours: float, comparator: str, theirs: float, **more: Any) -> dict[str, Any]:
+    """A row whose ratio says how many times less the first figure is."""
+    return {
+        "claim": claim,
+        "value": ours,
+        "unit": "s",
+        "comparator": comparator,
+        "comparator_value": theirs,
+        "ratio": theirs / ours,
+        **more,
+    }
+
+
+def training() -> list[dict[str, Any]]:
+    """One LoRA step on 8 BBC rows: number type, attention, threads, compiler."""
+    news = bbc(0)
+    examples = supervised_examples(news.task, news.labeled)[:8]
+
+    def step_of(dtype: str, attention: str, *, autocast: bool, threads: int = 1, compiled: bool = False) -> Any:
+        from peft import LoraConfig, get_peft_model
+
+        base = load_local("embedded", dtype=dtype)
+        base.module.set_attn_implementation(attention)
+        module: Any = get_peft_model(base.module, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        module.train()
+        batch = LeftPadded(base.pad_token)(encode_examples(base, examples, max_length=1024, end_token=True))
+        inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "position_ids")}
+        called = torch.compile(module) if compiled else module
+
+        def step() -> None:
+            torch.set_num_threads(threads)
+            with torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext():
+                logits = called(**inputs, logits_to_keep=4, use_cache=False).logits
+            (-logits.float().log_softmax(-1)[..., 0].mean()).backward()
+
+        return step
+
+    ours = step_of("bfloat16", "eager", autocast=True)
+    others = {
+        "float32 weights": step_of("float32", "sdpa", autocast=False),
+        "float32 weights, bfloat16 autocast": step_of("float32", "sdpa", autocast=True),
+        "bfloat16 weights and autocast, fused attention": step_of("bfloat16", "sdpa", autocast=True),
+        "bfloat16 weights and autocast, plain attention, torch.compile": step_of(
+            "bfloat16", "eager", autocast=True, compiled=True
+        ),
+        "bfloat16 weights and autocast, plain attention, two threads": step_of(
+            "bfloat16", "eager", autocast=True, threads=2
+        ),
+    }
+    mine, *theirs = in_turns(ours, *others.values())
+    torch.set_num_threads(1)
+    claim = "LoRA step with bfloat16 weights, autocast and plain attention, one thread"
+    return [row(f"{claim}, against {name}", mine, name, seconds) for name, seconds in zip(others, theirs, strict=True)]
+
+
+def top_layers() -> list[dict[str, Any]]:
+    """Trained tokens per second: the last 12 and the last 8 of 30 blocks on cached states, LoRA on all."""
+    news = bbc(0)
+    examples = supervised_examples(news.task, news.labeled)
+
+    def rate(peft: Any, layers: int) -> float:
+        """Tokens per second over the steps after the first three, which warm up."""
+        moments: list[float] = []
+        settings = FineTuneConfig(peft=peft, trainable_layers=layers, steps=15, learning_rate=1e-4, save_steps=1000)
+        with tempfile.TemporaryDirectory() as folder:
+            result = fine_tune(
+                "embedded",
+                examples,
+                settings,
+                output_dir=folder,
+                on_progress=lambda *_: moments.append(time.perf_counter()),
+            )
+        return result.trained_tokens / result.steps * (len(moments) - 3) / (moments[-1] - moments[2])
+
+    rates = {name: [] for name in ("lora", "12", "8")}  # type: dict[str, list[float]]
+    for _ in range(ROUNDS):
+        rates["lora"].append(rate("lora", 1))
+        rates["12"].append(rate("top_layers", 12))
+        rates["8"].append(rate("top_layers", 8))
+    lora, twelve, eight = (statistics.median(rates[name]) for name in ("lora", "12", "8"))
+    shared = {"unit": "tokens/s", "comparator": "LoRA r16 on all 30 blocks", "comparator_value": lora}
+    return [
+        {"claim": "training the top 12 blocks on cached states", "value": twelve, "ratio": twelve / lora, **shared},
+        {"claim": "training the top 8 blocks on cached states", "value": eight, "ratio": eight / lora, **shared},
+    ]
+
+
+def labelling(rows: int = 300) -> list[dict[str, Any]]:
+    """Four voters over FPB rows, exactly or sampled by Hugging Face `generate`, whose budget is the official code's."""
+    splits = fpb(0)
+    pool = splits.unlabeled[:rows]
+    args = SemiEvolConfig(output_dir=Path("unused"), peft="top_layers")
+    with tempfile.TemporaryDirectory() as folder:
+        trained = fine_tune(
+            "embedded",
+            supervised_examples(splits.task, splits.labeled),
+            warmup_training(args, rows=len(splits.labeled)),
+            output_dir=folder,
+        )
+        model = load_local(str(trained.checkpoint))
+        started = time.perf_counter()
+        exact = _vote(model, splits, pool, args)
+        ours = time.perf_counter() - started
+        started = time.perf_counter()
+        sampled = _sampled_votes(str(trained.checkpoint), splits, pool)
+        theirs = time.perf_counter() - started
+    gold = [q.meta["_hidden_answer"] for q in pool]
+    return [
+        row(
+            f"four voters over {rows} FPB rows in closed form",
+            ours,
+            "four sampled passes of Hugging Face generate, batch 8, up to 1,024 tokens as in the official code",
+            theirs,
+            n=rows,
+            accuracy=_share(exact, gold),
+            comparator_accuracy=_share(sampled, gold),
+        )
+    ]
+
+
+def _vote(model: LocalModel, splits: Splits, pool: list[Question], args: SemiEvolConfig) -> list[str | None]:
+    near = nearest_labeled(build_retriever("auto", splits.labeled), pool, splits.labeled, count=2 * args.k_shots)
+    voters = args.voters(lists_options=splits.task.lists_options)
+    responses = []
+    for voter in voters:
+        order = prefix_order(near, voter)
+        shown = [[splits.labeled[j] for j in near[i]] for i in order]
+        answered = ask(model, splits.task, voter, [pool[i] for i in order], shown, seed=0)
+        responses.append([answered[order.index(i)] for i in range(len(pool))])
+    return [c.answer for c in merge(splits.task, pool, responses, [1.0] * len(voters))]
+
+
+def _sampled_votes(checkpoint: str, splits: Splits, pool: list[Question]) -> list[str | None]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    prompts = [str(splits.task.prompt(q)) for q in pool]
+    votes: list[list[str | None]] = [[] for _ in pool]
+    torch.manual_seed(0)
+    for _ in range(4):
+        for start in range(0, len(pool), 8):
+            inputs = tokenizer(prompts[start : start + 8], return_tensors="pt", padding=True)
+            with torch.no_grad():
+                outputs = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=1024)
+            for i, output in enumerate(outputs[:, inputs["input_ids"].shape[1] :]):
+                text = tokenizer.decode(output, skip_special_tokens=True)
+                votes[start + i].append(splits.task.parse(text, pool[start + i]))
+    return [statistics.mode([v for v in said if v] or [None]) for said in votes]
+
+
+def _share(answers: list[str | None], gold: list[Any]) -> float:
+    return sum(a == g for a, g in zip(answers, gold, strict=True)) / len(gold)
+
+
+def choose(rows: int = 200) -> list[dict[str, Any]]:
+    """ARC questions with their options as texts, in float32 on both sides."""
+    from evolvent.evaluation.lm_eval_bridge import run_lm_eval, write_task
+
+    task = ChoiceTask(style="words")
+    file = SHARED / "arc" / "test.csv"
+    questions = list(read_questions(file, labeled=True, skip_bad_rows=True))[:rows]
+    model = load_local("embedded", dtype="float32")
+    started = time.perf_counter()
+    measured = evaluate(model, questions, task, normalization="sum").metrics["accuracy"]
+    ours = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as folder:
+        write_task(questions, task, folder, name="arc_rows")
+        settings = {"task_folder": folder, "dtype": "float32", "device": "cpu", "bootstrap_iters": 0}
+        run_lm_eval("embedded", ["arc_rows"], limit=8, **settings)
+        started = time.perf_counter()
+        run_lm_eval("embedded", ["arc_rows"], limit=8, **settings)
+        loading = time.perf_counter() - started
+        started = time.perf_counter()
+        found = run_lm_eval("embedded", ["arc_rows"], **settings)["arc_rows"]["acc"]
+        theirs = time.perf_counter() - started - loading
+    return [
+        row(
+            f"choose over {rows} ARC questions",
+            ours * (rows - 8) / rows,
+            "lm-evaluation-harness, Hugging Face backend, batch 8",
+            theirs,
+            n=rows,
+            accuracy=measured,
+            comparator_accuracy=found,
+        )
+    ]
+
+
+def memory() -> list[dict[str, Any]]:
+    """Peak resident memory of a process that fine-tunes with LoRA: ours, and TRL's SFTTrainer as it comes."""
+    peaks = {name: _peak_of(name) for name in ("evolvent", "trl")}
+    return [
+        {
+            "claim": "peak memory of LoRA fine-tuning",
+            "value": peaks["evolvent"],
+            "unit": "MB",
+            "comparator": "TRL SFTTrainer, same rows, batch and LoRA",
+            "comparator_value": peaks["trl"],
+            "ratio": peaks["evolvent"] / peaks["trl"],
+        }
+    ]
+
+
+def _peak_of(name: str) -> float:
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        process = context.Process(target=_fine_tune_with, args=(name, folder))
+        process.start()
+        process.join()
+        return float(json.loads((Path(folder) / "peak.json").read_text()))
+
+
+def _fine_tune_with(name: str, folder: str) -> None:
+    news = bbc(0)
+    examples = supervised_examples(news.task, news.labeled)
+    if name == "evolvent":
+        fine_tune("embedded", examples, FineTuneConfig(steps=10, save_steps=1000), output_dir=Path(folder) / "run")
+    else:
+        from datasets import Dataset
+        from peft import LoraConfig
+        from trl import SFTConfig, SFTTrainer
+
+        rows = [{"prompt": str(e.prompt), "completion": e.completion} for e in examples]
+        SFTTrainer(
+            model=checkpoint_folder("embedded"),
+            train_dataset=Dataset.from_list(rows),
+            peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+            args=SFTConfig(
+                output_dir=folder,
+                max_steps=10,
+                per_device_train_batch_size=8,
+                bf16=True,
+                use_cpu=True,
+                report_to="none",
+                save_strategy="no",
+            ),
+        ).train()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (Path(folder) / "peak.json").write_text(json.dumps(peak))
+
+
+PARTS = {
+    "training": training,
+    "top-layers": top_layers,
+    "labelling": labelling,
+    "choose": choose,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default all")
+    torch.set_num_threads(1)
+    for part in parser.parse_args().parts or PARTS:
+        record("semievol", PARTS[part](), f"python -m benchmarks.semievol.speed {part}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Copy measured rows into the docs: python -m benchmarks.tables   (--check only tells whether they agree)
+
+Between `<!-- table: NAME -->` and `<!-- end -->` in README.md and docs/ stands a table that a function here draws from
+`results/*.json`. Nobody types a number twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results_file import FOLDER, ROOT
+
+Row = dict[str, Any]
+MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+CORPORA = {"bbc": "BBC news, 20 labels, 800 raw rows", "fpb": "Financial PhraseBank, 32 labels, 1,359 raw rows"}
+VARIANTS = {
+    "zero-shot": "zero-shot",
+    "few-shot": "few-shot, 3 nearest labels",
+    "sft": "SFT on the labels",
+    "sft-same-compute": "SFT, as many steps as SemiEvol",
+}
+
+
+def quality(rows: dict[str, Row]) -> str:
+    """Accuracy of every variant, and what SemiEvol adds to it."""
+    lines = [["test accuracy, mean of 5 seeds", *CORPORA.values()]]
+    for variant, name in VARIANTS.items():
+        cells = []
+        for corpus in CORPORA:
+            row = rows[f"{corpus}: SemiEvol minus {variant}, test accuracy"]
+            low, high = row["ci95"]
+            cells.append(
+                f"{row['comparator_value']:.1f} (SemiEvol {row['value']:+.1f} [{low:+.1f}, {high:+.1f}], "
+                f"p {_p(row['p_value'])})"
+            )
+        lines.append([name, *cells])
+    final = [rows[f"{corpus}: SemiEvol test accuracy"] for corpus in CORPORA]
+    lines.append(["**SemiEvol**", *(f"**{r['value']:.1f}** [{r['ci95'][0]:.1f}, {r['ci95'][1]:.1f}]" for r in final)])
+    gaps = [rows[f"{corpus}: selected pseudo-labels minus all of them, accuracy"] for corpus in CORPORA]
+    lines.append(["pseudo-labels, all", *(f"{r['comparator_value']:.1f}" for r in gaps)])
+    lines.append(
+        [
+            "pseudo-labels, selected half",
+            *(f"{r['comparator_value'] + r['value']:.1f} ({r['value']:+.1f})" for r in gaps),
+        ]
+    )
+    return _table(lines)
+
+
+def labels(rows: dict[str, Row]) -> str:
+    """What each way to count the votes makes of the same answers."""
+    lines = [["right pseudo-labels, %: all / selected", *(name.split(",")[0] for name in CORPORA.values())]]
+    counted = dict.fromkeys(row["what"] for claim, row in rows.items() if claim.startswith("labels: "))
+    for what in counted:
+        found = [rows[f"labels: {corpus}, {what}"] for corpus in CORPORA]
+        lines.append([what, *(f"{row['all']:.1f} / {row['value']:.1f}" for row in found)])
+    return _table(lines)
+
+
+def attempts(rows: dict[str, Row]) -> str:
+    """What each change of the recipe does."""
+    lines = [["change", "corpus, seeds", "selected labels right", "SemiEvol", "against the recipe above"]]
+    for claim, row in rows.items():
+        if claim.startswith("attempt: "):
+            lines.append(
+                [
+                    row["what"],
+                    f"{row['corpus']}, {', '.join(map(str, row['seeds']))}",
+                    f"{row['selected']:.1f}",
+                    f"{row['value']:.1f}",
+                    f"{row['value'] - row['comparator_value']:+.1f}",
+                ]
+            )
+    return _table(lines)
+
+
+def speed(rows: dict[str, Row]) -> str:
+    """Ratios to named comparators."""
+    lines = [["", "against", "ratio"]]
+    for row in rows.values():
+        if "ratio" in row:
+            lines.append([row["claim"], row["comparator"], f"{row['ratio']:.2f}×"])
+    return _table(lines)
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
+    "quality": ("semievol", quality),
+    "labels": ("semievol", labels),
+    "attempts": ("semievol", attempts),
+    "speed": ("semievol", speed),
+}
+
+
+def filled(text: str) -> str:
+    """A page with its tables drawn anew."""
+
+    def draw(match: re.Match[str]) -> str:
+        method, table = TABLES[match[2]]
+        rows = {row["claim"]: row for row in json.loads((FOLDER / f"{method}.json").read_text())}
+        return match[1] + table(rows) + match[3]
+
+    return MARKED.sub(draw, text)
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _table(lines: list[list[str]]) -> str:
+    head, *body = lines
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *body])
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = [page for page in pages() if filled(page.read_text()) != page.read_text()]
+    for page in stale:
+        print(f"{page.relative_to(ROOT)}: {'differs from' if check else 'drawn anew from'} benchmarks/results")
+        if not check:
+            page.write_text(filled(page.read_text()))
+    sys.exit(1 if check and stale else 0)
+
+
+if __name__ == "__main__":
+    main()
