@@ -89,11 +89,55 @@ def speed(rows: dict[str, Row]) -> str:
     return _table(lines)
 
 
+ENGINES = {
+    "grep": "`grep` for all the words (what the list itself offers)",
+    "title BM25": "BM25 over titles",
+    "lexical without synonyms": "BM25 over cards",
+    "lexical": "**lexical**: BM25 over cards with synonyms",
+    "page": "MiniSearch in the page",
+    "dense cards": "MiniLM over cards",
+    "dense facets": "MiniLM, best facet",
+    "hybrid": "**hybrid** (default)",
+}
+
+
+def atlas_search(rows: dict[str, Row]) -> str:
+    """nDCG@10 of each engine on the half that chose nothing, and on all queries."""
+    kinds = [(half, kind) for half in ("odd", "all") for kind in ("paraphrase", "keyword")]
+    lines = [["nDCG@10", *(f"{kind}, {'other half' if half == 'odd' else 'all'}" for half, kind in kinds)]]
+    for engine, name in ENGINES.items():
+        found = [rows[f"atlas/search/ndcg@10/{kind}/{half}/{engine}"] for half, kind in kinds]
+        lines.append([name, *(f"{row['value']:.3f}" for row in found)])
+    return _table(lines)
+
+
+def atlas_speed(rows: dict[str, Row]) -> str:
+    """Times and sizes beside their comparators."""
+    lines = [["", "measured", "against", "that is", "ratio"]]
+    for claim, row in rows.items():
+        if claim.startswith("atlas/speed/"):
+            value, other = (f"{row[key]:.3g} {row['unit']}" for key in ("value", "comparator_value"))
+            lines.append([claim.removeprefix("atlas/speed/"), value, row["comparator"], other, f"{row['ratio']:.3g}×"])
+    return _table(lines)
+
+
+def atlas_recommend(rows: dict[str, Row]) -> str:
+    """The order of recommend beside that of search."""
+    lines = [["nDCG@10 on the other half, rows with hub weights", "recommend", "hybrid search"]]
+    for kind in ("paraphrase", "keyword"):
+        row = rows[f"atlas/recommend/ndcg@10/{kind}/odd"]
+        lines.append([kind, f"{row['value']:.3f}", f"{row['comparator_value']:.3f}"])
+    return _table(lines)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "quality": ("semievol", quality),
     "labels": ("semievol", labels),
     "attempts": ("semievol", attempts),
     "speed": ("semievol", speed),
+    "atlas-search": ("atlas", atlas_search),
+    "atlas-recommend": ("atlas", atlas_recommend),
+    "atlas-speed": ("atlas", atlas_speed),
 }
 
 
