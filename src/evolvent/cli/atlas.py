@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -329,6 +330,8 @@ def export_command(
     """Write rows to a file."""
     atlas = _open(config, settings)
     rows = atlas.filter(where).rows if where else None
+    if rows is not None:
+        _exit_if_nothing(rows)
     atlas.export(out, rows, form, view)  # type: ignore[arg-type]  # checked there
     console.print(f"{len(atlas) if rows is None else len(rows)} rows  {out}", highlight=False, soft_wrap=True)
 
@@ -420,7 +423,7 @@ def validate_command(config: Config = None, settings: Settings = None) -> None:
 
 @app.command("import")
 def import_command(
-    file: Annotated[Path, typer.Argument(help="list README.md, .jsonl, .csv or .bib")],
+    file: Annotated[Path, typer.Argument(help="list README.md, .jsonl, .csv or .bib; or hub:OWNER/NAME")],
     kind: Annotated[str | None, typer.Option(help="list, jsonl, csv, bibtex or epoch")] = None,
     columns: Annotated[list[str] | None, typer.Option("--columns", help="OURS=THEIRS")] = None,
     field: Fields = None,
@@ -435,6 +438,10 @@ def import_command(
     from evolvent.methods.atlas.imports import kind_of
 
     atlas = _open(config, settings)
+    if str(file).startswith("hub:"):
+        entry = atlas.import_hub(str(file).removeprefix("hub:"), field or (), modality or ())
+        console.print(f"added {entry.id}", highlight=False)
+        return
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     if kind_of(file, kind) == "list":
@@ -489,8 +496,8 @@ def hub_command(
 ) -> None:
     """Read licence, gating and true sizes from the hub: config.json and weight headers only."""
     atlas = _open(config, settings, offline)
-    with progress() as on_progress:
-        facts, failed, found = atlas.read_hub(names, None if as_json else on_progress)
+    with nullcontext() if as_json else progress() as on_progress:
+        facts, failed, found = atlas.read_hub(names, on_progress)
     if as_json:
         told = {n: f.model_dump(mode="json") for n, f in facts.items()}
         _print_json({"facts": told, "failed": failed, "findings": [vars(f) for f in found]})
@@ -516,9 +523,8 @@ def links_command(
     from evolvent.methods.atlas.hub import check_links
 
     atlas = _open(config, settings, offline)
-    with progress() as on_progress:
-        rows = atlas.filter(where).rows
-        answers = dict(check_links(rows, atlas.args, None if as_json else on_progress))
+    with nullcontext() if as_json else progress() as on_progress:
+        answers = dict(check_links(atlas.filter(where).rows, atlas.args, on_progress))
     bad = {url: a for url, a in answers.items() if not (isinstance(a, int) and a < 400)}
     if as_json:
         _print_json(answers)

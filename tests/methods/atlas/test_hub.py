@@ -66,27 +66,32 @@ def with_smol(atlas, new_row):
 
 
 def test_loading_goes_through_the_real_online_path(online, with_smol, tiny_folder):
-    """Acceptance 4, with a tiny model: info, config, weights; `atlas:my-smol` answers a question."""
+    """Acceptance 4, with a tiny model: info, config, weights; afterwards without a network."""
     with_smol()
-    script = (
-        "from evolvent import load, Sampling\n"
-        "model = load('atlas:my-smol')\n"
-        "print(model.generate(['Paris'], Sampling(max_tokens=2))[0][0].finish_reason is not None)\n"
-        "print(sum(p.numel() for p in model.module.parameters()))\n"
-    )
+    script = "from evolvent.methods.atlas.loading import resolve\nprint(resolve('my-smol'))"
     with HubStandIn({SMOL: tiny_folder}) as hub:
         done = online(hub, script)
         assert done.returncode == 0, done.stderr
-        said = done.stdout.split()
-        assert said[0] == "True"
-        assert int(said[1]) > 10_000
         paths = [path for _, path in hub.requests]
         assert f"/api/models/{SMOL}" in paths
-        assert any(path.endswith("/model.safetensors") for path in paths)
         assert hub.bytes_sent["model.safetensors"] == (tiny_folder / "model.safetensors").stat().st_size
-    script = "from evolvent.methods.atlas.loading import resolve\nprint(resolve('my-smol'))"
-    done = online(hub, script, HF_HUB_OFFLINE="1")  # the stand-in is gone: from the cache
-    assert (Path(done.stdout.strip()) / "model.safetensors").is_file(), done.stderr
+    again = online(hub, script, HF_HUB_OFFLINE="1")  # the stand-in is gone: from the cache
+    assert again.stdout == done.stdout, again.stderr
+    folder = Path(done.stdout.strip())
+    assert count_parameters(folder) == count_parameters(tiny_folder) > 10_000
+
+
+def test_a_hub_repository_becomes_a_draft(online, tiny_folder, make_atlas):
+    with HubStandIn({SMOL: tiny_folder}, cards={SMOL: {"license": "mit"}}) as hub:
+        done = online(hub, CLI, "atlas", "import", f"hub:{SMOL}", "--field", "chemistry", "--modality", "text")
+        assert done.stdout == "added smol\n", done.stderr
+        missing = online(hub, CLI, "atlas", "import", f"hub:{SMOL}")
+    entry = make_atlas()["smol"]
+    assert (entry.status, entry.venue, entry.arxiv_id, entry.languages) == ("draft", "Hub 2025", "2501.00001", ["en"])
+    assert entry.n_params == [count_parameters(tiny_folder)]
+    assert entry.hub.license == "mit"
+    assert missing.returncode == 3
+    assert "fields" in missing.stderr
 
 
 @pytest.mark.real

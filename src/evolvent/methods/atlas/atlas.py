@@ -148,6 +148,8 @@ class Atlas:
         Raises:
             ConfigError: an unknown key or value.
         """
+        if unknown not in (None, "exclude", "list", "include"):
+            raise ConfigError(f"unknown={unknown!r}: give exclude, list or include")
         conditions = parse_where(where) if isinstance(where, str) else list(where or ())
         return apply([*conditions, *conditions_from(**wanted)], self.entries, unknown or self.args.unknown)
 
@@ -497,6 +499,20 @@ class Atlas:
 
         self._commit("import", changes, note=file.name)
         return added
+
+    def import_hub(self, name: str, fields: Sequence[str], modalities: Sequence[str]) -> Entry:
+        """Add a hub repository as a draft: size, languages and paper as the hub tells them.
+
+        Args:
+            name: OWNER/NAME; fields, modalities: what the hub does not know.
+
+        Raises:
+            NetworkError: the network is off, or the hub does not give it; DataError: the row breaks a rule.
+        """
+        from evolvent.methods.atlas.hub import draft_cells, require_network
+
+        require_network(self.args, f"import of {name}")
+        return self.add(draft_cells(name, fields, modalities, self.args))
 
     # ------------------------------------------------------------------------------------------ hub, loading
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from evolvent.errors import DataError
-from evolvent.methods.atlas.vocabulary import key_of, must_be, nearest, parameter_count, slug, split_venue
+from evolvent.methods.atlas.vocabulary import key_of, must_be, nearest, slug, split_venue
 
 FieldOfScience = Literal["general", "mathematics", "physics", "chemistry_materials", "biology_medicine", "geoscience"]
 Modality = Literal[
@@ -327,12 +327,6 @@ def spelling_warnings(entry: Entry, table: Iterable[Entry]) -> list[str]:
     return warnings
 
 
-def sizes_of(labels: Iterable[str]) -> list[int]:
-    """Numbers of size labels, ascending, without those that give none."""
-    found = (parameter_count(label) for label in labels)
-    return sorted({n for n in found if n is not None})
-
-
 def by_id(entries: Iterable[Entry]) -> dict[str, Entry]:
     """Rows by their id."""
     return {e.id: e for e in entries}
@@ -357,8 +351,3 @@ def read_entries(text: str, place: str, *, checked: bool = False) -> list[Entry]
         except ValidationError as error:
             raise DataError("\n".join(f"{place}, line {number}, {p}" for p in problems_of(error))) from error
     return found
-
-
-def as_provenance(name: str) -> Provenance:
-    """A provenance by its name."""
-    return cast(Provenance, name)

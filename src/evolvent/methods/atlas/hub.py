@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sqlite3
 import time
 import urllib.error
@@ -123,6 +124,44 @@ def read_facts(name: str, args: AtlasConfig) -> HubFacts:
         sha=info.sha,
         checked_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
+
+
+def draft_cells(name: str, fields: Sequence[str], modalities: Sequence[str], args: AtlasConfig) -> dict[str, Any]:
+    """Cells of a draft row for a repository.
+
+    Args:
+        name: OWNER/NAME; fields, modalities: what the hub does not know.
+
+    Raises:
+        HubRefusedError: gated or private; NetworkError: no such repository, or no answer.
+    """
+    from huggingface_hub import HfApi
+
+    facts = read_facts(name, args)
+    info = polite(lambda: HfApi().model_info(name, timeout=args.hub_timeout_s), name)
+    tags = info.tags or []
+    paper = next((t.removeprefix("arxiv:") for t in tags if t.startswith("arxiv:")), None)
+    url = f"https://huggingface.co/{name}"
+    return {
+        "name": name.partition("/")[2],
+        "title": name,
+        "venue": f"Hub {info.created_at.year if info.created_at else time.localtime().tm_year}",
+        "venue_name": "Hub",
+        "venue_type": "preprint",
+        "fields": list(fields),
+        "modalities": list(modalities),
+        "n_params": [facts.params] if facts.params else [],
+        "languages": [t for t in tags if re.fullmatch(r"[a-z]{2}", t)] or None,
+        "paper_url": f"https://arxiv.org/abs/{paper}" if paper else url,
+        "arxiv_id": paper,
+        "model_url": url,
+        "hf_id": name,
+        "hf_ids": [name],
+        "checkpoints": [{"url": url, "hf_id": name, "hf_type": "model", "n_params": facts.params}],
+        "status": "draft",
+        "hub": facts.model_dump(mode="json"),
+        "provenance": {"checkpoints": "hub", "n_params": "hub", "languages": "hub"},
+    }
 
 
 def read_config(name: str, revision: str | None, args: AtlasConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from evolvent.errors import ConfigError, DataError
 from evolvent.methods.atlas.entry import COLUMNS, CURATED, LISTS, Entry, checked_entry
 from evolvent.methods.atlas.exports import ORIGIN, from_csv_cell
 from evolvent.methods.atlas.source_list import paper_ids
-from evolvent.methods.atlas.vocabulary import canonical, nearest, parameter_count, slug
+from evolvent.methods.atlas.vocabulary import nearest, parameter_count, slug
 
 Kind = Literal["list", "jsonl", "csv", "bibtex", "epoch"]
 EPOCH_COLUMNS = ("Model", "Domain", "Publication date", "Link")
@@ -205,37 +205,3 @@ def _split(text: str | None) -> list[str]:
 def _first_line(path: Path) -> str:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return file.readline()
-
-
-def draft_from_hub(card: Mapping[str, Any], fields: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:
-    """Cells of a draft for a hub repository.
-
-    Args:
-        card: `id`, `tags`, `created` (ISO date), `base_model` and `params` as the hub tells them.
-        fields, modalities: what the hub does not know.
-    """
-    name = str(card["id"])
-    paper = next((t.removeprefix("arxiv:") for t in card.get("tags", ()) if t.startswith("arxiv:")), None)
-    url = f"https://arxiv.org/abs/{paper}" if paper else f"https://huggingface.co/{name}"
-    size = card.get("params")
-    languages = [t for t in card.get("tags", ()) if re.fullmatch(r"[a-z]{2}", t)]
-    checkpoint = {"url": f"https://huggingface.co/{name}", "hf_id": name, "hf_type": "model", "n_params": size}
-    return {
-        "name": name.partition("/")[2],
-        "title": name,
-        "venue": f"Hub {str(card.get('created') or '')[:4]}",
-        "venue_name": "Hub",
-        "venue_type": "preprint",
-        "fields": [canonical("fields", f) or f for f in fields],
-        "modalities": [canonical("modalities", m) or m for m in modalities],
-        "n_params": [size] if size else [],
-        "languages": languages or None,
-        "paper_url": url,
-        "arxiv_id": paper,
-        "model_url": checkpoint["url"],
-        "hf_id": name,
-        "hf_ids": [name],
-        "checkpoints": [checkpoint],
-        "status": "draft",
-        "provenance": {"checkpoints": "hub", "n_params": "hub"},
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,10 +177,3 @@ def applications(*, stage: str | None = None, field: str | None = None) -> list[
     """Applications in scientific discovery that the survey names, by stage and field."""
     rows = read_rows("applications.jsonl")
     return [r for r in rows if stage in (None, r["stage"]) and field in (None, r["field"])]
-
-
-def summary(found: Slice) -> Mapping[str, Any]:
-    """Datasets, tasks and benchmarks of a slice."""
-    return {"models": len(found.entries), "datasets": found.datasets(), "tasks": found.tasks()} | {
-        "benchmarks": [b["name"] for b in found.benchmarks()]
-    }
