@@ -19,10 +19,17 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[s
 COMMANDS = commands(typer.main.get_command(app))
 
 
+ATLAS_VERBS = (
+    "list", "search", "show", "compare", "recommend", "graph", "bridges", "timeline", "stats", "applications", "export",
+    "cite", "add", "edit", "remove", "undo", "log", "validate", "import", "refresh", "diff", "hub", "links", "load",
+    "mine", "build", "serve",
+)  # fmt: skip
+
+
 def test_the_commands_are_those_that_the_documentation_names():
     assert {" ".join(c) for c in COMMANDS} == {
         "", "evaluate", "log", "diff", "semievol", "semievol run", "semievol label", "semievol report",
-        "semievol doctor", "demo", "demo semievol",
+        "semievol doctor", "demo", "demo semievol", "atlas", *(f"atlas {verb}" for verb in ATLAS_VERBS),
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from evolvent.errors import ModelError
 from evolvent.models.batching import token_budget_batches
 from evolvent.models.embedded import minilm_folder
 from evolvent.models.quiet import quiet
-from evolvent.models.resolve import checkpoint_folder
+from evolvent.models.resolve import expand
 
 
 class TextEmbedder:
@@ -32,7 +32,7 @@ class TextEmbedder:
     def __init__(self, folder: str | Path | None = None, *, max_tokens: int = 256) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        source = checkpoint_folder(folder) if folder else str(minilm_folder())
+        source = expand(folder) if folder else str(minilm_folder())
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
             self.module: Any = AutoModel.from_pretrained(source, dtype=torch.float32).eval()
