@@ -99,6 +99,23 @@ def test_a_curated_cell_that_contradicts_the_list_is_kept_and_reported(atlas, fi
     assert "+code_url: https://github.com/other/SciGen" in report.to_diff()
 
 
+def test_an_edited_cell_survives_withdrawal_and_return(empty_atlas, tmp_path):
+    file = tmp_path / "list.md"
+    file.write_text(LIST)
+    empty_atlas.refresh(file)
+    empty_atlas.edit("beta", title="Mine")
+    first, _, second = LIST.partition("- **(Beta)")
+    file.write_text(first)
+    empty_atlas.refresh(file, force=True)
+    assert empty_atlas["beta"].status == "withdrawn"
+    file.write_text(f"{first}- **(Beta){second.replace('Nature 2024', 'Nature 2025')}")
+    report = empty_atlas.refresh(file)
+    beta = empty_atlas["beta"]
+    assert (beta.status, beta.title, beta.venue, beta.year) == ("active", "Mine", "Nature 2025", 2025)
+    assert report.restored == ["Beta"]
+    assert [c[:3] for c in report.conflicts] == [("beta", "title", "Mine")]
+
+
 def test_dry_run_changes_nothing(atlas, fixtures, tmp_path):
     (tmp_path / "list.md").write_text((fixtures / LAST).read_text().replace("```EMNLP 2019```", "```EMNLP 2020```"))
     before = list(atlas)

@@ -38,6 +38,13 @@ def test_another_atlas_sees_the_change_with_who_and_when(atlas, make_atlas):
     }
 
 
+def test_an_edited_venue_brings_its_parts(atlas):
+    entry = atlas.edit("scibert", venue="Nature 2021")
+    assert (entry.venue_name, entry.year, entry.venue_type) == ("Nature", 2021, "journal")
+    with pytest.raises(DataError, match="row scibert, venue: 'Nature' is no venue"):
+        atlas.edit("scibert", venue="Nature")
+
+
 def test_bundled_rows_can_be_hidden_but_not_those_that_others_come_from(atlas, make_atlas):
     atlas.remove("scigpt2")
     assert "scigpt2" not in make_atlas()

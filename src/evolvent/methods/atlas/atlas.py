@@ -32,7 +32,7 @@ from evolvent.methods.atlas.entry import (
     table_problems,
 )
 from evolvent.methods.atlas.overlay import Action, Change, Overlay
-from evolvent.methods.atlas.vocabulary import nearest, read_table, source
+from evolvent.methods.atlas.vocabulary import nearest, read_table, source, split_venue
 from evolvent.methods.atlas.where import Condition, Filtered, apply, conditions_from, parse_where
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from evolvent.methods.atlas.merge import MergeReport
     from evolvent.methods.atlas.recommend import Recommendation
     from evolvent.methods.atlas.search import Hits, Mode, SearchEngine
+    from evolvent.methods.atlas.source_list import Snapshot
     from evolvent.methods.atlas.views import Comparison, Slice
 
 logger = logging.getLogger(__name__)
@@ -323,7 +324,7 @@ class Atlas:
         return self[made.id]
 
     def edit(self, name: str, **cells: Any) -> Entry:
-        """Change cells of a row and sign them "user".
+        """Change cells of a row and sign them "user"; a new venue brings its name, year, track and type.
 
         Raises:
             DataError: no such row, or a rule is broken; names the cell.
@@ -333,6 +334,14 @@ class Atlas:
             if column not in COLUMNS or column in ("id", "provenance"):
                 near = nearest(column, COLUMNS)
                 raise DataError(f"row {entry.id}, {column}: cannot be edited; nearest: {', '.join(near)}")
+        if isinstance(cells.get("venue"), str):
+            try:
+                derived = zip(
+                    ("venue_name", "year", "venue_track", "venue_type"), split_venue(cells["venue"]), strict=True
+                )
+            except ValueError as error:
+                raise DataError(f"row {entry.id}, venue: {error}") from error
+            cells = {**dict(derived), **cells}
         return self._edit(entry.id, cells, "user")
 
     def _edit(self, name: str, cells: Mapping[str, Any], sign: Provenance, action: str = "edit") -> Entry:
@@ -420,7 +429,6 @@ class Atlas:
         Raises:
             DataError: an unknown layout, or too much would vanish; NetworkError: no answer.
         """
-        from evolvent.methods.atlas.merge import base_of, merge
         from evolvent.methods.atlas.source_list import parse_list
 
         where = str(revision or f"{source()['list']['url']}/raw/HEAD/README.md")
@@ -433,21 +441,27 @@ class Atlas:
                 year=year or int(source()["list"]["date"][:4]),
                 force=force,
             )
-            stored = self.overlay.base()
-            base = base_of(self._bundled) if stored is None else stored
-            report = merge(snapshot, base, self.entries, max_withdraw=self.args.max_withdraw, force=force)
+            report = self._merged(snapshot, self.entries, force)
+            if dry_run:
+                return report
+
+            def changes(table: list[Entry]) -> Sequence[Change]:
+                nonlocal report
+                report = self._merged(snapshot, table, force)  # with what other processes did meanwhile
+                return report.changes
+
+            revised = (snapshot.digest, lambda: report.base)
+            self._commit("refresh", changes, snapshot=revised, note=Path(where).name)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
-        if dry_run:
-            return report
-
-        def changes(table: list[Entry]) -> Sequence[Change]:
-            nonlocal report
-            report = merge(snapshot, base, table, max_withdraw=self.args.max_withdraw, force=force)
-            return report.changes
-
-        self._commit("refresh", changes, snapshot=(snapshot.digest, report.base), note=Path(where).name)
         return report
+
+    def _merged(self, snapshot: Snapshot, table: Sequence[Entry], force: bool) -> MergeReport:
+        from evolvent.methods.atlas.merge import base_of, merge
+
+        stored = self.overlay.base()
+        base = base_of(self._bundled) if stored is None else stored
+        return merge(snapshot, base, table, max_withdraw=self.args.max_withdraw, force=force)
 
     def _read_revision(self, where: str) -> str:
         from evolvent.methods.atlas.hub import NetworkError, require_network

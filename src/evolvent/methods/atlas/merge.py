@@ -182,6 +182,7 @@ def _new_row(name: str, theirs: ListEntry) -> dict[str, Any]:
 
 
 def _merge_row(entry: Entry, base: Mapping[str, Any] | None, theirs: ListEntry, report: MergeReport) -> None:
+    """Cell by cell: what changed upstream is taken, unless the cell was curated or edited meanwhile."""
     ours = entry.model_dump(mode="json")
     new: dict[str, Any] = {}
     for column in SOURCE_COLUMNS:
@@ -195,8 +196,11 @@ def _merge_row(entry: Entry, base: Mapping[str, Any] | None, theirs: ListEntry, 
             continue  # nothing changed upstream
         if mine == wanted:
             continue
-        follows = entry.provenance.get(column, "source") == "source" and (base is None or mine == base.get(column))
-        if (follows if base is not None else not mine or entry.status == "withdrawn") or column == "aliases":
+        if base is not None:
+            untouched = mine == base.get(column)
+        else:  # a row that was withdrawn before, or one of the user's
+            untouched = not mine or entry.status == "withdrawn"
+        if column == "aliases" or (untouched and entry.provenance.get(column, "source") == "source"):
             new[column] = wanted
         else:
             report.conflicts.append((entry.id, column, mine, wanted))

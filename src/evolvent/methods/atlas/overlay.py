@@ -166,7 +166,7 @@ class Overlay:
         digest: str,
         changes: Callable[[list[Entry]], Sequence[Change]],
         *,
-        snapshot: tuple[str, Sequence[Mapping[str, Any]]] | None = None,
+        snapshot: tuple[str, Callable[[], Sequence[Mapping[str, Any]]]] | None = None,
         undoes: int | None = None,
         note: str | None = None,
     ) -> list[Entry]:
@@ -176,7 +176,7 @@ class Overlay:
             action: its name.
             bundled, digest: see :meth:`table`.
             changes: from the table as it is now, with what other processes did, to the changes.
-            snapshot: name and rows of a revision of the list.
+            snapshot: name of a revision of the list, and its rows, asked for after the changes.
             undoes: of an undo.
             note: for the reader of the journal.
 
@@ -198,12 +198,12 @@ class Overlay:
             if self.in_memory:
                 self._memory.append(done)
                 if snapshot is not None:
-                    self._snapshots[snapshot[0]] = [dict(row) for row in snapshot[1]]
+                    self._snapshots[snapshot[0]] = [dict(row) for row in snapshot[1]()]
                 return after
             try:
                 if snapshot is not None:
                     (self.folder / "snapshots").mkdir(exist_ok=True)
-                    write_jsonl(self._snapshot_path(snapshot[0]), snapshot[1])
+                    write_jsonl(self._snapshot_path(snapshot[0]), snapshot[1]())
                 self._append(done)
                 self._write_rows(bundled, after, len(before) + 1, digest)
             except OSError as error:
