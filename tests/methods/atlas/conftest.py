@@ -51,6 +51,12 @@ def atlas(make_atlas):
     return make_atlas()
 
 
+@pytest.fixture(scope="session")
+def shared_atlas(tmp_path_factory):
+    """One Atlas for all tests that only look; its engine and encoder are made once."""
+    return Atlas.load(AtlasConfig(overlay_dir=tmp_path_factory.mktemp("shared"), user="tester"))
+
+
 @pytest.fixture
 def empty_atlas(make_atlas, tmp_path):
     (tmp_path / "empty").mkdir()

@@ -18,6 +18,12 @@ from evolvent.methods.atlas.exports import as_text, markdown_cell, origin
 ROWS = ("csv", "json", "jsonl", "yaml", "markdown", "bibtex", "graphml", "gexf")
 
 
+@pytest.fixture
+def atlas(shared_atlas):
+    """These tests only look; those that write make an Atlas of their own."""
+    return shared_atlas
+
+
 def test_bibtex_parses_with_unique_keys(atlas, tmp_path):
     """Acceptance 5."""
     read = parse_file(str(atlas.export(tmp_path / "all.bib")), "bibtex")
@@ -30,7 +36,8 @@ def test_bibtex_parses_with_unique_keys(atlas, tmp_path):
     assert all(e.fields["url"].startswith("http") for e in read.entries.values())
 
 
-def test_latex_is_escaped_and_titles_keep_their_case(atlas, new_row, tmp_path):
+def test_latex_is_escaped_and_titles_keep_their_case(make_atlas, new_row, tmp_path):
+    atlas = make_atlas()
     title = r"50% of A_B & C^D {x} ~ \cmd $1 #2"
     atlas.add({**new_row, "title": title})
     text = atlas.cite("my-smol")
@@ -41,7 +48,8 @@ def test_latex_is_escaped_and_titles_keep_their_case(atlas, new_row, tmp_path):
     assert len(parse_file(str(tmp_path / "x.bib"), "bibtex").entries) == 1
 
 
-def test_keys_stay_apart_and_do_not_depend_on_the_selection(atlas, new_row, tmp_path):
+def test_keys_stay_apart_and_do_not_depend_on_the_selection(make_atlas, new_row, tmp_path):
+    atlas = make_atlas()
     atlas.add({**new_row, "id": "one"})
     atlas.add({**new_row, "id": "two"})
     atlas.export(tmp_path / "two.bib", [atlas["two"]])
@@ -70,7 +78,8 @@ def test_parquet_holds_the_rows_and_the_source(atlas, tmp_path):
     assert b"dd5e953" in table.schema.metadata[b"source"]
 
 
-def test_spreadsheets_compute_nothing_and_markdown_stays_text(atlas, new_row):
+def test_spreadsheets_compute_nothing_and_markdown_stays_text(make_atlas, new_row):
+    atlas = make_atlas()
     atlas.add({**new_row, "title": "=HYPERLINK(1) | `x` <img onerror=alert(1)>", "first_author": "@SUM"})
     (row,) = csv.DictReader(io.StringIO(as_text([atlas["my-smol"]], "csv")))
     assert row["title"].startswith("'=HYPERLINK")
@@ -81,7 +90,8 @@ def test_spreadsheets_compute_nothing_and_markdown_stays_text(atlas, new_row):
     assert markdown_cell("-1+1") == "'-1+1"
 
 
-def test_very_long_titles_are_written_whole(atlas, new_row):
+def test_very_long_titles_are_written_whole(make_atlas, new_row):
+    atlas = make_atlas()
     atlas.add({**new_row, "title": "x" * 100_000})
     for form in ("csv", "json", "markdown", "bibtex"):
         assert "x" * 100_000 in as_text([atlas["my-smol"]], form)

@@ -15,6 +15,12 @@ from evolvent.runs.lineage import Lineage, write_lineage
 
 
 @pytest.fixture
+def atlas(shared_atlas):
+    """These tests only look; those that write make an Atlas of their own."""
+    return shared_atlas
+
+
+@pytest.fixture
 def brute_similarity(atlas):
     """s(a, b) straight from the definition."""
     generic = graph.generic_data()

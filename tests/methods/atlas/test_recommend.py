@@ -8,6 +8,13 @@ from evolvent.errors import ConfigError
 from evolvent.methods.atlas.budget import Budget
 from evolvent.methods.atlas.recommend import WEIGHTS, uses_of
 
+
+@pytest.fixture
+def atlas(shared_atlas):
+    """These tests only look; those that write make an Atlas of their own."""
+    return shared_atlas
+
+
 # What a scientist asks for -> ids of which at least one must be among the first five.
 SCENARIOS = [
     (

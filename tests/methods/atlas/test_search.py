@@ -20,6 +20,12 @@ from evolvent.methods.atlas.lexical import LexicalIndex, query_words
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.fixture
+def atlas(shared_atlas):
+    """These tests only look; those that write make an Atlas of their own."""
+    return shared_atlas
+
+
 @pytest.fixture(scope="module")
 def queries():
     sys.path.insert(0, str(ROOT))
@@ -69,7 +75,8 @@ def test_shipped_vectors_are_those_of_the_encoder_and_cover_the_table(atlas):
 
 
 @pytest.mark.real
-def test_only_the_texts_of_a_new_row_are_embedded(atlas, new_row, monkeypatch):
+def test_only_the_texts_of_a_new_row_are_embedded(make_atlas, new_row, monkeypatch):
+    atlas = make_atlas()
     atlas.add({**new_row, "title": "Fermentation of cabbage", "evaluation_tasks": ["sauerkraut grading"]})
     embedded = []
     original = vectors.Encoder.__call__
