@@ -169,7 +169,7 @@ def test_4_nothing_is_sure_enough_and_the_warmed_up_model_is_named(evolvent, fil
 
 
 def test_130_an_interrupted_run_goes_on_with_the_same_command(evolvent, files):
-    long_enough = {"evolve_epochs": 100}
+    long_enough = {"evolve_epochs": 40}
     whole = evolvent(*files.run(out="whole", **long_enough))
     command = [sys.executable, "-c", "from evolvent.cli import main; main()", *files.run(**long_enough)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
