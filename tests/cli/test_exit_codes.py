@@ -169,8 +169,9 @@ def test_4_nothing_is_sure_enough_and_the_warmed_up_model_is_named(evolvent, fil
 
 
 def test_130_an_interrupted_run_goes_on_with_the_same_command(evolvent, files):
-    whole = evolvent(*files.run(out="whole"))
-    command = [sys.executable, "-c", "from evolvent.cli import main; main()", *files.run()]
+    long_enough = {"evolve_epochs": 40}
+    whole = evolvent(*files.run(out="whole", **long_enough))
+    command = [sys.executable, "-c", "from evolvent.cli import main; main()", *files.run(**long_enough)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     folder = files.folder / "run"
     while "evolve-1" not in stages_started(folder) and process.poll() is None:
@@ -182,7 +183,7 @@ def test_130_an_interrupted_run_goes_on_with_the_same_command(evolvent, files):
     assert "Traceback" not in err
     assert not (folder / "run.lock").exists()
     assert not (folder / "metrics.json").exists()
-    done = evolvent(*files.run("run"), "--resume")
+    done = evolvent(*files.run("run", **long_enough), "--resume")
     assert (whole.code, done.code) == (0, 0)
     assert stages_started(folder).count("warmup") == 1
     same = [json.loads((files.folder / n / "metrics.json").read_text()) for n in ("whole", "run")]

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input, 3 an endpoint failed, 4 nothing was selected, 1
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import typer
@@ -30,6 +31,8 @@ demo.command("semievol")(semievol.demo)
 
 def main() -> None:
     """Entry point: errors that we raise on purpose are one message, not a traceback (--debug shows it)."""
+    # torch runs backwards in a thread pool of its own: the forward one must sleep then, not spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

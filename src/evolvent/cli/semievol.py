@@ -199,10 +199,10 @@ def doctor(
 def demo(
     out: Out = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="of the split and the run")] = 0,
-    unlabeled: Annotated[int, typer.Option(help="unlabelled rows")] = 800,
+    unlabeled: Annotated[int, typer.Option(help="unlabelled rows")] = 600,
     test: Annotated[int, typer.Option(help="test rows")] = 400,
 ) -> None:
-    """BBC news, 5 topics: 20 labelled headlines, 800 unlabelled ones, 400 to test on."""
+    """BBC news, 5 topics: 20 labelled headlines, 600 unlabelled ones, 400 to test on; three voters."""
     from evolvent import SemiEvol, SemiEvolConfig, samples
 
     news = samples.bbc_news(labeled=20, unlabeled=unlabeled, test=test, seed=seed)
@@ -218,7 +218,7 @@ def demo(
             news.unlabeled,
             task=news.task,
             eval_dataset=news.test,
-            args=SemiEvolConfig(output_dir=out, seed=seed, peft="top_layers"),
+            args=SemiEvolConfig(output_dir=out, seed=seed, peft="top_layers", n_configs=3),
             on_progress=on_progress,
         )
         result = method.run()

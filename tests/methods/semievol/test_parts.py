@@ -380,5 +380,5 @@ def test_settings_out_of_bounds_are_refused():
         with pytest.raises(ValueError, match=r"theta|nonsense|configs|rounds"):
             config(**bad)
     permuting = config().voters(lists_options=True)
-    assert [v.name for v in permuting] == ["plain", "few-shot", "permuted", "wording"]
+    assert [v.name for v in permuting] == ["plain", "few-shot", "wording", "permuted"]
     assert len(config(n_configs=6).voters(lists_options=False)) == 6

@@ -52,7 +52,7 @@ class SemiEvolConfig(BaseModel):
         soft_targets: learn the voters' distribution of a selected row instead of its most probable answer.
         correction_weight: weight of selected rows whose consensus differs from the warm model's own answer.
         n_configs: voters (paper: 4); how many of `configs` are used.
-        configs: the voters; None: plain, k demonstrations, k other or permuted demonstrations, another wording.
+        configs: the voters; None: plain, k demonstrations, another wording, k other or permuted demonstrations.
         k_shots: demonstrations of the default voters (paper: 3).
         retriever: what finds them: "auto" (dense), "dense" (embedded MiniLM), "bm25", or a folder of an encoder.
         gate: "always" leaves out voters that are more than `config_margin` below the best one on held-out labelled
@@ -176,7 +176,7 @@ class SemiEvolConfig(BaseModel):
         if self.configs is not None:
             return self.configs[: self.n_configs]
         k = self.k_shots
-        third = (
+        other_view = (
             InferenceConfiguration(name="permuted", demonstrations=k, permute_options=True)
             if lists_options
             else InferenceConfiguration(name="more-shots", demonstrations=k, demonstrations_from=k)
@@ -184,8 +184,8 @@ class SemiEvolConfig(BaseModel):
         four = (
             InferenceConfiguration(name="plain"),
             InferenceConfiguration(name="few-shot", demonstrations=k),
-            third,
             InferenceConfiguration(name="wording", wording=1),
+            other_view,
         )
         extra = tuple(
             InferenceConfiguration(name=f"wording-{i}", wording=i) for i in range(2, self.n_configs - len(four) + 2)
