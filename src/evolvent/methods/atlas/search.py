@@ -154,7 +154,7 @@ class SearchEngine:
         if mode == "lexical":
             return parts, {}, "lexical"
         if self.encoder is None:
-            self._say(notices, "no sentence encoder is installed: words are matched, not meanings")
+            self._say(notices, "there is no sentence encoder: words are matched, not meanings")
             return parts, {}, "lexical"
         try:
             found = self.dense().compare(query)
