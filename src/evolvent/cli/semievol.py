@@ -262,8 +262,9 @@ def _semievol(
 def _print_results(metrics: Mapping[str, Any]) -> None:
     from evolvent.methods.semievol.report import results_table
 
-    columns, rows, caption = results_table(metrics)
-    table = Table(*columns, caption=caption, caption_style="dim")
-    for row in rows:
-        table.add_row(*row, style="bold" if row[0] == "SemiEvol" else None)
+    _, rows, caption = results_table(metrics)
+    table = Table("variant", "accuracy, %", "SemiEvol gains", "p", caption=caption, caption_style="dim")
+    for name, accuracy, interval, _, gain, gained, p_value in rows:
+        cells = [f"{accuracy} ({interval})", f"{gain} ({gained})" if gain else "", p_value]
+        table.add_row(name, *cells, style="bold" if name == "SemiEvol" else None)
     console.print(table)
