@@ -57,7 +57,7 @@ class Atlas:
         args: settings; entries: the rows, yours included.
 
     Example:
-        >>> atlas = Atlas.load(AtlasConfig(overlay_dir="/tmp/none"))
+        >>> atlas = Atlas.load(AtlasConfig(overlay_dir="no-overlay"))
         >>> atlas["scibert"].venue
         'EMNLP 2019'
         >>> [e.id for e in atlas.filter(field="physics", weights="hub").rows][:2]
