@@ -168,11 +168,16 @@ def test_4_nothing_is_sure_enough_and_the_warmed_up_model_is_named(evolvent, fil
     assert evolvent("evaluate", warm, files.folder / "test.jsonl").code == 0
 
 
+def _heed() -> None:
+    """A job in the background of a shell is born deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_130_an_interrupted_run_goes_on_with_the_same_command(evolvent, files):
-    long_enough = {"evolve_epochs": 40}
+    long_enough = {"evolve_epochs": 10}
     whole = evolvent(*files.run(out="whole", **long_enough))
     command = [sys.executable, "-c", "from evolvent.cli import main; main()", *files.run(**long_enough)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed)
     folder = files.folder / "run"
     while "evolve-1" not in stages_started(folder) and process.poll() is None:
         time.sleep(0.01)
