@@ -122,7 +122,7 @@ def test_what_was_answered_before_a_server_failed_is_never_asked_again(corpus, s
         run()
         # Requests that were on their way when another one failed may have been answered without being heard.
         repeated = sum(count - 1 for count in Counter(provider.answered).values())
-        assert repeated <= min(works_for, args.shard_rows)
+        assert repeated <= args.shard_rows
         assert len(provider.jobs) == 3
 
 
