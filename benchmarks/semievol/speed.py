@@ -3,6 +3,7 @@
 python -m benchmarks.semievol.speed training          which way to train on a processor
 python -m benchmarks.semievol.speed top-layers        cached top blocks against LoRA on all layers
 python -m benchmarks.semievol.speed labelling         four voters in closed form against four sampled passes
+python -m benchmarks.semievol.speed pipeline          a whole run against its stages with plain TRL and `generate`
 python -m benchmarks.semievol.speed choose            `choose` against lm-evaluation-harness
 python -m benchmarks.semievol.speed memory            fine-tuning against plain TRL
 """
@@ -25,7 +26,7 @@ import torch
 
 from benchmarks.results_file import record
 from benchmarks.semievol.corpora import SHARED, bbc, fpb
-from evolvent import ChoiceTask, SemiEvolConfig, evaluate, read_questions
+from evolvent import ChoiceTask, SemiEvol, SemiEvolConfig, evaluate, read_questions
 from evolvent.data.records import Question
 from evolvent.data.samples import Splits
 from evolvent.methods.semievol.collaboration import ask, merge, prefix_order
@@ -38,7 +39,7 @@ from evolvent.methods.semievol.propagation import (
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import checkpoint_folder, load_local
 from evolvent.training.config import FineTuneConfig
-from evolvent.training.examples import LeftPadded, encode_examples
+from evolvent.training.examples import LeftPadded, TrainingExample, encode_examples
 from evolvent.training.finetune import fine_tune
 
 ROUNDS = 3
@@ -163,9 +164,11 @@ def labelling(rows: int = 300) -> list[dict[str, Any]]:
         started = time.perf_counter()
         exact = _vote(model, splits, pool, args)
         ours = time.perf_counter() - started
+        plain = _PlainModel(str(trained.checkpoint))
         started = time.perf_counter()
-        sampled = _sampled_votes(str(trained.checkpoint), splits, pool)
+        votes = plain.votes(splits, pool)
         theirs = time.perf_counter() - started
+    sampled = [statistics.mode([v for v in said if v] or [None]) for said in votes]
     gold = [q.meta["_hidden_answer"] for q in pool]
     return [
         row(
@@ -192,23 +195,77 @@ def _vote(model: LocalModel, splits: Splits, pool: list[Question], args: SemiEvo
     return [c.answer for c in merge(splits.task, pool, responses, [1.0] * len(voters))]
 
 
-def _sampled_votes(checkpoint: str, splits: Splits, pool: list[Question]) -> list[str | None]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def pipeline(rows: int = 300, tests: int = 200) -> list[dict[str, Any]]:
+    """A run on FPB, and its stages (train, four votes, select, train, test) by plain TRL and `generate`."""
+    splits = fpb(0)
+    pool, test = splits.unlabeled[:rows], splits.test[:tests]
+    with tempfile.TemporaryDirectory() as folder:
+        args = SemiEvolConfig(
+            output_dir=Path(folder) / "run",
+            peft="top_layers",
+            control=False,
+            zero_shot_baseline=False,
+            few_shot_baseline=False,
+        )
+        started = time.perf_counter()
+        method = SemiEvol("embedded", splits.labeled, pool, task=splits.task, eval_dataset=test, args=args)
+        metrics = method.run().metrics
+        ours = time.perf_counter() - started
+        steps = method.evolve_steps.steps
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(checkpoint)
-    prompts = [str(splits.task.prompt(q)) for q in pool]
-    votes: list[list[str | None]] = [[] for _ in pool]
-    torch.manual_seed(0)
-    for _ in range(4):
-        for start in range(0, len(pool), 8):
-            inputs = tokenizer(prompts[start : start + 8], return_tensors="pt", padding=True)
+        started = time.perf_counter()
+        supervised = supervised_examples(splits.task, splits.labeled)
+        warm = _PlainModel.trained(supervised, args.min_steps, f"{folder}/warm")
+        votes = warm.votes(splits, pool)
+        agreed = [(q, said[0]) for q, said in zip(pool, votes, strict=True) if said[0] and len(set(said)) == 1]
+        selected = supervised_examples(splits.task, [q.model_copy(update={"answer": a}) for q, a in agreed])
+        evolved = _PlainModel.trained(supervised + selected, steps, f"{folder}/evolved")
+        measured = [_share(model.answers(splits, test), [q.answer for q in test]) for model in (warm, evolved)]
+        theirs = time.perf_counter() - started
+    return [
+        row(
+            f"a whole run: 32 labelled, {rows} raw and {tests} test rows of FPB",
+            ours,
+            "the same stages with TRL (LoRA r16, bf16) and four sampled passes of Hugging Face generate, batch 8",
+            theirs,
+            n=rows,
+            accuracy=metrics["accuracy/test/semievol"],
+            comparator_accuracy=measured[-1],
+        )
+    ]
+
+
+class _PlainModel:
+    """A checkpoint as Hugging Face's own classes run it."""
+
+    def __init__(self, checkpoint: str, module: Any = None) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
+        self.module = AutoModelForCausalLM.from_pretrained(checkpoint) if module is None else module
+        self.module.eval()
+
+    @classmethod
+    def trained(cls, examples: list[TrainingExample], steps: int, folder: str) -> _PlainModel:
+        return cls(checkpoint_folder("embedded"), _trl_fine_tune(examples, steps, folder))
+
+    def votes(self, splits: Splits, pool: list[Question]) -> list[tuple[str | None, ...]]:
+        """Four sampled answers to each row; the official code's budget of tokens."""
+        torch.manual_seed(0)
+        said = [self.answers(splits, pool, do_sample=True, temperature=1.0, top_k=0) for _ in range(4)]
+        return list(zip(*said, strict=True))
+
+    def answers(self, splits: Splits, questions: list[Question], **sampling: Any) -> list[str | None]:
+        found: list[str | None] = []
+        for start in range(0, len(questions), 8):
+            batch = questions[start : start + 8]
+            prompts = [str(splits.task.prompt(q)) for q in batch]
+            inputs = self.tokenizer(prompts, return_tensors="pt", padding=True)
             with torch.no_grad():
-                outputs = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=1024)
-            for i, output in enumerate(outputs[:, inputs["input_ids"].shape[1] :]):
-                text = tokenizer.decode(output, skip_special_tokens=True)
-                votes[start + i].append(splits.task.parse(text, pool[start + i]))
-    return [statistics.mode([v for v in said if v] or [None]) for said in votes]
+                outputs = self.module.generate(**inputs, max_new_tokens=1024, **(sampling or {"do_sample": False}))
+            texts = self.tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            found += [splits.task.parse(text, q) for text, q in zip(texts, batch, strict=True)]
+        return found
 
 
 def _share(answers: list[str | None], gold: list[Any]) -> float:
@@ -279,33 +336,42 @@ def _fine_tune_with(name: str, folder: str) -> None:
     if name == "evolvent":
         fine_tune("embedded", examples, FineTuneConfig(steps=10, save_steps=1000), output_dir=Path(folder) / "run")
     else:
-        from datasets import Dataset
-        from peft import LoraConfig
-        from trl import SFTConfig, SFTTrainer
-
-        rows = [{"prompt": str(e.prompt), "completion": e.completion} for e in examples]
-        SFTTrainer(
-            model=checkpoint_folder("embedded"),
-            train_dataset=Dataset.from_list(rows),
-            peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-            args=SFTConfig(
-                output_dir=folder,
-                max_steps=10,
-                per_device_train_batch_size=8,
-                bf16=True,
-                use_cpu=True,
-                report_to="none",
-                save_strategy="no",
-            ),
-        ).train()
+        _trl_fine_tune(examples, 10, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     (Path(folder) / "peak.json").write_text(json.dumps(peak))
+
+
+def _trl_fine_tune(examples: list[TrainingExample], steps: int, folder: str) -> Any:
+    """The module after LoRA fine-tuning by TRL as it comes."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [{"prompt": str(e.prompt), "completion": e.completion} for e in examples]
+    trainer = SFTTrainer(
+        model=checkpoint_folder("embedded"),
+        train_dataset=Dataset.from_list(rows),
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+        args=SFTConfig(
+            output_dir=folder,
+            max_steps=steps,
+            learning_rate=5e-4,
+            per_device_train_batch_size=8,
+            bf16=True,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+        ),
+    )
+    trainer.train()
+    return trainer.model
 
 
 PARTS = {
     "training": training,
     "top-layers": top_layers,
     "labelling": labelling,
+    "pipeline": pipeline,
     "choose": choose,
     "memory": memory,
 }

@@ -23,7 +23,13 @@ from evolvent.methods.semievol.gating import (
     weigh_voters,
 )
 from evolvent.methods.semievol.justification import MIN_DISPUTED, JudgeTrial, justify, try_judge
-from evolvent.methods.semievol.propagation import BM25Retriever, DenseRetriever, fitting_prompt, nearest_labeled
+from evolvent.methods.semievol.propagation import (
+    BM25Retriever,
+    DenseRetriever,
+    fitting_demonstrations,
+    fitting_prompt,
+    nearest_labeled,
+)
 from evolvent.methods.semievol.selection import select, uncertainty
 from evolvent.models.protocol import Sampling
 
@@ -327,6 +333,8 @@ def test_a_long_prompt_drops_far_demonstrations_first_and_then_the_middle(tiny_m
     assert "start" in prompt
     assert "end\nTopic:" in prompt
     assert fitting_prompt(tiny_model, TASK, QUESTION, shown[1:], room=32)[1] is False
+    assert fitting_demonstrations(tiny_model, TASK, QUESTION, shown, room=200) == shown[1:]
+    assert fitting_demonstrations(tiny_model, TASK, long, shown, room=32) == []
 
 
 # -------------------------------------------------------------------------------------------------- evolution (S7, S8)

@@ -19,7 +19,7 @@ from evolvent.data.records import Question
 from evolvent.data.tasks import Task
 from evolvent.errors import ModelError, NoLogProbsError, PromptErrors
 from evolvent.methods.semievol.config import InferenceConfiguration
-from evolvent.methods.semievol.propagation import fitting_prompt
+from evolvent.methods.semievol.propagation import answer_room, fitting_prompt
 from evolvent.models.protocol import Choice, Completion, LanguageModel, Prompt, Sampling
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def ask(
             task,
             question,
             shown,
-            room=max_tokens if task.kind != "choice" else 32,
+            room=answer_room(task, max_tokens),
             order=order,
             wording=configuration.wording,
         )

@@ -57,7 +57,7 @@ class SemiEvolConfig(BaseModel):
         retriever: what finds them: "auto" (dense), "dense" (embedded MiniLM), "bm25", or a folder of an encoder.
         gate: "always" leaves out voters that are more than `config_margin` below the best one on held-out labelled
             rows and weighs the rest by accuracy above chance; "never" lets all vote alike; "auto" gates when the
-            hold-out is large enough to tell voters apart (measured: gating on 20 or 32 rows only loses voters).
+            hold-out is large enough to tell voters apart.
         holdout: share of the labelled rows that is held out for the gate and for the decision to accept ...
         min_holdout: ... if that makes at least so many rows.
         folds: cross-fitting folds of gate="always" when there is no hold-out.

@@ -17,6 +17,8 @@ from evolvent.models.protocol import LanguageModel, Prompt
 from evolvent.training.config import FineTuneConfig
 from evolvent.training.examples import TrainingExample
 
+OPTION_TOKENS = 32
+
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai ... CJK
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+|[^\w\s]")
 
@@ -151,24 +153,45 @@ def fitting_prompt(
         task: renders the prompt.
         question: what is asked.
         demonstrations: least similar first.
-        room: tokens to leave for the answer.
+        room: tokens to leave for the answer, see :func:`answer_room`.
         order: order of the options.
         wording: phrasing.
     """
-    prompt = task.prompt(question, demonstrations=demonstrations, order=order, wording=wording)
-    encode = getattr(model, "encode", None)
-    if encode is None:
-        return prompt, False
-    limit = int(getattr(model, "context_length", 1 << 30)) - room
-    cut = False
-    while len(encode(prompt)) > limit and (demonstrations or len(question.question) > 8):
+    how: dict[str, Any] = {"order": order, "wording": wording}
+    shown = fitting_demonstrations(model, task, question, demonstrations, room=room, **how)
+    cut = len(shown) < len(demonstrations)
+    prompt = task.prompt(question, demonstrations=shown, **how)
+    while (excess := _excess_tokens(model, prompt, room)) > 0 and len(question.question) > 8:
         cut = True
-        if demonstrations:
-            demonstrations = demonstrations[1:]
-        else:
-            excess = len(encode(prompt)) - limit
-            words = question.question
-            keep = max(4, int(len(words) * (1 - excess / max(1, len(encode(words))))) - 8) // 2
-            question = question.model_copy(update={"question": f"{words[:keep]} … {words[len(words) - keep :]}"})
-        prompt = task.prompt(question, demonstrations=demonstrations, order=order, wording=wording)
+        words = question.question
+        share = excess / max(1, _tokens(model, words))
+        keep = max(4, int(len(words) * (1 - share)) - 8) // 2
+        question = question.model_copy(update={"question": f"{words[:keep]} … {words[len(words) - keep :]}"})
+        prompt = task.prompt(question, demonstrations=shown, **how)
     return prompt, cut
+
+
+def answer_room(task: Task, max_tokens: int) -> int:
+    """Tokens of the context that an answer may need: an option's, or those of a free-form answer."""
+    return OPTION_TOKENS if task.kind == "choice" else max_tokens
+
+
+def fitting_demonstrations(
+    model: LanguageModel, task: Task, question: Question, demonstrations: Sequence[Question], *, room: int, **how: Any
+) -> Sequence[Question]:
+    """The most similar demonstrations that leave `room` tokens; arguments as of :func:`fitting_prompt`."""
+    shown = demonstrations
+    while shown and _excess_tokens(model, task.prompt(question, demonstrations=shown, **how), room) > 0:
+        shown = shown[1:]
+    return shown
+
+
+def _excess_tokens(model: LanguageModel, prompt: Prompt, room: int) -> int:
+    """Tokens by which a prompt and `room` exceed the context."""
+    return _tokens(model, prompt) + room - int(getattr(model, "context_length", 1 << 30))
+
+
+def _tokens(model: LanguageModel, prompt: Prompt) -> int:
+    """Length of a prompt; 0 behind a server, which counts for itself."""
+    encode = getattr(model, "encode", None)
+    return len(encode(prompt)) if encode else 0

@@ -40,7 +40,9 @@ from evolvent.methods.semievol.gating import (
 )
 from evolvent.methods.semievol.justification import JudgeTrial, justify, try_judge
 from evolvent.methods.semievol.propagation import (
+    answer_room,
     build_retriever,
+    fitting_demonstrations,
     nearest_labeled,
     supervised_examples,
     warmup_training,
@@ -526,17 +528,21 @@ class SemiEvol:
         return "no row has two readable votes; look at responses under stages/"
 
     def _evaluate(self, stage: str, model: str, data: str, rows: Sequence[Question], *, shots: int = 0) -> Evaluation:
-        task: Any = self.task
-        if shots:
-            near = self.nearest[data]
-            demonstrations = {q.id: [self.labeled[j] for j in near[i][:shots]][::-1] for i, q in enumerate(rows)}
-            task = self.task.with_demonstrations(demonstrations)
-        return self.stages.evaluation(
-            stage,
-            {"model": model, "shots": shots},
-            lambda: evaluate(self.stages.model(model), rows, task, normalization="token"),
-            data=(data,),
-        )
+        max_tokens = self.args.max_new_tokens
+
+        def measure() -> Evaluation:
+            asked, task = self.stages.model(model), self.task
+            if shots:
+                room = answer_room(task, max_tokens)
+                near = [[self.labeled[j] for j in row[:shots]][::-1] for row in self.nearest[data]]
+                fitting = {
+                    q.id: fitting_demonstrations(asked, task, q, shown, room=room)
+                    for q, shown in zip(rows, near, strict=True)
+                }
+                task = task.with_demonstrations(fitting)
+            return evaluate(asked, rows, task, normalization="token", max_tokens=max_tokens)
+
+        return self.stages.evaluation(stage, {"model": model, "shots": shots}, measure, data=(data,))
 
 
 def _confidence(args: SemiEvolConfig, task: Task) -> Confidence:
