@@ -1,0 +1,324 @@
+"""One round of washing: the displacements are spread over the blocks' down-projections, one after the other."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evolvent.data.records import Fact
+from evolvent.errors import ModelError
+from evolvent.methods.law.config import LawConfig
+from evolvent.methods.law.decoder import Decoder
+from evolvent.methods.law.patch import Patch, load_patches, make_patch, save_patches
+from evolvent.methods.law.probe import filled, ranks
+from evolvent.methods.law.spectral import Kept, Spectrum, Streamed, ascend, dual
+from evolvent.methods.law.statistics import Statistics
+from evolvent.methods.law.wordings import Row, object_tokens
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LayerEdit:
+    """What was done to one block.
+
+    Attributes:
+        layer: its number.
+        facts: whose keys were solved for.
+        lam: λ; t: time of the flow; ridge: that Cholesky needed.
+        beta: output energy that the edit adds on general text, as a share of the block's own.
+        norm: ‖Δ‖ / ‖W‖.
+        rank: of Δ.
+        rounding: ‖stored − exact‖ / ‖Δ‖ of the edited weight.
+        still_known: share of the facts still known after it.
+        tried: time -> share still known.
+        spectrum: the largest eigenvalues of the whitened keys.
+    """
+
+    layer: int
+    facts: int
+    lam: float
+    t: float
+    ridge: float
+    beta: float
+    norm: float
+    rank: int
+    rounding: float
+    still_known: float = math.nan
+    tried: dict[str, float] = field(default_factory=dict)
+    spectrum: list[float] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Washables:
+    """What one round works on.
+
+    Attributes:
+        facts: to be washed; rows: their usable wordings; deltas: their displacements (facts, d).
+        settled: wordings of facts that are gone already and shall not come back.
+        references: wordings of reference subjects.
+    """
+
+    facts: Sequence[Fact]
+    rows: Sequence[Sequence[Row]]
+    deltas: Tensor
+    settled: Sequence[Sequence[Row]] = ()
+    references: Sequence[Sequence[Row]] = ()
+
+
+@contextmanager
+def restored_on_error(decoder: Decoder, layers: Sequence[int]) -> Any:
+    """Put the original matrices back when something fails or is interrupted in between."""
+    before = {layer: decoder.projections[layer].weight.clone() for layer in layers}
+    try:
+        yield
+    except BaseException:
+        for layer, weight in before.items():
+            decoder.projections[layer].write(weight)
+        raise
+
+
+def wash_round(
+    decoder: Decoder,
+    work: Washables,
+    layers: Sequence[int],
+    general: dict[int, Statistics],
+    args: LawConfig,
+    *,
+    folder: Path,
+    on_progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> tuple[list[LayerEdit], dict[str, Patch]]:
+    """Edit the blocks in order (L2c); each block's patch is on disk before the next one begins.
+
+    Args:
+        decoder: whose weights change.
+        work: facts, displacements, and what must stay.
+        layers: blocks, rising; the displacements are meant behind the last one.
+        general: their second moments.
+        args: solver settings.
+        folder: gets `layer-N.safetensors`; blocks that are there are applied, not computed.
+        on_progress: called with (blocks done, blocks, note).
+
+    Raises:
+        ModelError: an edited weight is not finite.
+    """
+    last = layers[-1]
+    ends = [[Row(r.tokens[: r.edit + 1], r.edit, r.weight) for r in rows] for rows in work.rows]
+    flat = [r for rows in ends for r in rows]
+    goal_file = folder / "goals.safetensors"
+    if not goal_file.is_file():
+        _, clean = decoder.read([r.tokens for r in flat], keys=[], residual=last)
+        assert clean is not None
+        save_file({"goals": clean + _owned(work.deltas, ends)}, goal_file.with_suffix(".new"))
+        goal_file.with_suffix(".new").replace(goal_file)
+    goals = load_file(goal_file)["goals"].double()
+    objects = [object_tokens(decoder.model, fact) for fact in work.facts]
+    prompts = [filled(fact.prompt or "", fact) for fact in work.facts]
+
+    def still_known() -> Tensor:
+        hits, _ = ranks(decoder.model, prompts, objects, margin=args.gone_margin)
+        return torch.from_numpy(hits)
+
+    active = torch.ones(len(work.facts), dtype=torch.bool)
+    edits: list[LayerEdit] = []
+    patches: dict[str, Patch] = {}
+    with restored_on_error(decoder, layers):
+        for number, layer in enumerate(layers):
+            place, notes = folder / f"layer-{layer}.safetensors", folder / f"layer-{layer}.json"
+            projection = decoder.projections[layer]
+            if notes.is_file():
+                stored = json.loads(notes.read_text())
+                active = torch.tensor(stored.pop("active"))
+                edits.append(LayerEdit(**stored))
+                patch = load_patches(place)[str(layer)]
+                projection.write((projection.weight.double() + patch.delta).to(projection.weight.dtype))
+            else:
+                problem = _Problem(decoder, work, ends, goals, active, layer, last, len(layers) - number, args)
+                edit, patch = problem.solve(general[layer], still_known, final=layer == last)
+                known = still_known() if args.eliminate or layer == last else None
+                if known is not None:
+                    edit.still_known = float(known.float().mean())
+                    active = known if args.eliminate else active
+                edits.append(edit)
+                save_patches(place, {str(layer): patch})
+                notes.with_suffix(".new").write_text(json.dumps({**edit.to_dict(), "active": active.tolist()}))
+                notes.with_suffix(".new").replace(notes)
+            patches[f"{layer}"] = patch
+            on_progress(number + 1, len(layers), f"block {layer}, still known {edits[-1].still_known:.0%}")
+            if not bool(active.any()):
+                break
+    return edits, patches
+
+
+class _Problem:
+    """The least-squares problem of one block."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        work: Washables,
+        ends: Sequence[Sequence[Row]],
+        goals: Tensor,
+        active: Tensor,
+        layer: int,
+        last: int,
+        share: int,
+        args: LawConfig,
+    ) -> None:
+        self.decoder, self.args, self.layer = decoder, args, layer
+        self.projection = decoder.projections[layer]
+        owners = torch.tensor([i for i, rows in enumerate(ends) for _ in rows])
+        flat = [r for rows in ends for r in rows]
+        chosen = active[owners]
+        rows = [r for r, keep in zip(flat, chosen.tolist(), strict=True) if keep]
+        keys, states = decoder.read([r.tokens for r in rows], keys=[layer], residual=last)
+        assert states is not None
+        residuals = (goals[chosen] - states.double()) / share  # (rows, d)
+        found = keys[layer].double()
+        owners = owners[chosen]
+        if args.key_contexts == "mean":
+            weights = torch.tensor([r.weight for r in rows], dtype=torch.float64)
+            found, residuals = _means(found, owners, weights), _means(residuals, owners, weights)
+            owners = owners.unique()
+        if args.contrast:
+            found = found - args.contrast * self._relation_means(found, [work.facts[i].relation for i in owners])
+        self.keys, self.residuals = found.T, residuals.T  # (m, n), (d, n)
+        self.facts = int(active.sum())
+        kept = [
+            [Row(r.tokens[: r.edit + 1], r.edit, r.weight) for r in rows] for rows in [*work.references, *work.settled]
+        ]
+        self.references = self._reference_keys([rows for rows in kept if rows])
+
+    def _reference_keys(self, kept: Sequence[Sequence[Row]]) -> Tensor | None:
+        if not kept or not self.args.mu_ratio:
+            return None
+        flat = [r for rows in kept for r in rows]
+        keys, _ = self.decoder.read([r.tokens for r in flat], keys=[self.layer])
+        found = keys[self.layer].double()
+        if self.args.key_contexts == "mean":
+            owners = torch.tensor([i for i, rows in enumerate(kept) for _ in rows])
+            found = _means(found, owners, torch.tensor([r.weight for r in flat], dtype=torch.float64))
+        return found.T
+
+    @staticmethod
+    def _relation_means(keys: Tensor, relations: Sequence[str]) -> Tensor:
+        means = torch.zeros_like(keys)
+        for relation in set(relations):
+            same = torch.tensor([r == relation for r in relations])
+            means[same] = keys[same].mean(0)
+        return means
+
+    def solve(
+        self, general: Statistics, still_known: Callable[[], Tensor], *, final: bool
+    ) -> tuple[LayerEdit, Patch]:
+        args, weight = self.args, self.projection.weight.clone()
+        kept = Kept(general.moment, self.references, args.mu_ratio, args.ridge)
+        spectrum = self._spectrum(kept)
+        most = args.beta_rel * general.energy
+        size = float(weight.double().norm())
+        lam = self._lambda(spectrum, size, most)
+        start = spectrum.memit(lam)
+        cost = min(spectrum.cost(start) * args.budget_ratio, max(most, spectrum.cost(start)))
+        t, tried = 0.0, {}
+        if args.method == "ascent":
+            edit = ascend(
+                spectrum.delta(start),
+                self.keys,
+                general.moment,
+                cost=cost,
+                steps=args.ascent_steps,
+                lr=args.ascent_lr,
+            )
+            left, right = _low_rank(edit, int(spectrum.gamma.numel()))
+        else:
+            chosen = spectrum.anti(lam, args.anti, cost) if args.method == "anti" else start
+            if args.method == "law" and final:
+                chosen, t, tried = self._search(spectrum, lam, cost, weight, still_known)
+            left, right = spectrum.left * chosen, spectrum.right
+        patch, edited = make_patch(self.projection.name, weight, left, right)
+        self.projection.write(edited)
+        delta = patch.delta
+        added = float(((delta @ general.moment) * delta).sum())
+        loss = (edited.double() - weight.double() - delta).norm() / delta.norm().clamp(min=1e-300)
+        return LayerEdit(
+            layer=self.layer,
+            facts=self.facts,
+            lam=lam,
+            t=t,
+            ridge=spectrum.ridge,
+            beta=added / general.energy,
+            norm=float(delta.norm()) / size,
+            rank=left.shape[1],
+            rounding=float(loss),
+            tried=tried,
+            spectrum=spectrum.gamma.sort(descending=True).values[:64].tolist(),
+        ), patch
+
+    def _spectrum(self, kept: Kept) -> Spectrum:
+        width, count = self.keys.shape
+        if count < width:
+            return dual(kept, self.keys, self.residuals)
+        sums = Streamed(width, len(self.residuals))
+        sums.add(self.keys, self.residuals)
+        return sums.spectrum(kept)
+
+    def _lambda(self, spectrum: Spectrum, size: float, most: float) -> float:
+        args = self.args
+        if args.lam == "norm_window":
+            return spectrum.lambda_for_norm(size / 3, 0.75 * size, start=float(spectrum.gamma.median()))
+        start = args.lam_scale * float(spectrum.gamma.median()) if args.lam == "auto" else float(args.lam)
+        return spectrum.lambda_for_cost(max(start, 1e-12), most)
+
+    def _search(
+        self, spectrum: Spectrum, lam: float, cost: float, weight: Tensor, still_known: Callable[[], Tensor]
+    ) -> tuple[Tensor, float, dict[str, float]]:
+        """The time of the flow after which fewest facts are known; the smallest of equals."""
+        best: tuple[float, float, Tensor] | None = None
+        tried: dict[str, float] = {}
+        for t in sorted(self.args.t_grid):
+            f = spectrum.memit(lam) if t == 0 else spectrum.law(lam, t, cost)
+            self.projection.write((weight.double() + spectrum.delta(f)).to(weight.dtype))
+            share = float(still_known().float().mean())
+            tried[f"{t:g}"] = share
+            if best is None or share < best[0]:
+                best = (share, t, f)
+            if share == 0:
+                break
+        self.projection.write(weight)
+        if best is None:
+            raise ModelError("t_grid is empty")
+        return best[2], best[1], tried
+
+
+def _owned(deltas: Tensor, rows: Sequence[Sequence[Row]]) -> Tensor:
+    """The displacement of each wording's fact (wordings, d)."""
+    return deltas[torch.tensor([i for i, own in enumerate(rows) for _ in own])]
+
+
+def _means(values: Tensor, owners: Tensor, weights: Tensor) -> Tensor:
+    """Weighted means of the rows of each owner, owners rising."""
+    names, place = owners.unique(return_inverse=True)
+    total = torch.zeros(len(names), dtype=values.dtype).index_add(0, place, weights)
+    summed = torch.zeros(len(names), values.shape[1], dtype=values.dtype).index_add(0, place, values * weights[:, None])
+    return summed / total[:, None]
+
+
+def _low_rank(edit: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors (d, r) and (r, m) of an edit whose rows span at most `rank` directions; all of it when that fails."""
+    u, s, v = torch.linalg.svd(edit, full_matrices=False)
+    rank = min(len(s), max(rank, int((s > 1e-12 * s[0]).sum())))
+    return u[:, :rank] * s[:rank], v[:rank]
