@@ -65,7 +65,9 @@ def protocol(seed: int, *, data: Path = DATA, scale: int = 1) -> Protocol:
     for relation, (sources, count, held) in FORGOTTEN.items():
         mine = [r for r in rows if f"{r['source']}:{r['relation']}" in sources]
         unique = {r["subject"].casefold(): r for r in sorted(mine, key=lambda r: r["id"] in known)}
-        facts = [_fact(r, templates[f"{r['source']}:{r['relation']}"], relation, r["id"] in known) for r in unique.values()]
+        facts = [
+            _fact(r, templates[f"{r['source']}:{r['relation']}"], relation, r["id"] in known) for r in unique.values()
+        ]
         order = random.permutation(len(facts))
         sure = [facts[i] for i in order if facts[i].meta["known"]]
         unsure = [facts[i] for i in order if not facts[i].meta["known"]]

@@ -65,7 +65,8 @@ def read_facts(
         DataError: file, line, field and what was expected.
     """
     name = str(source) if isinstance(source, (str, Path)) else "rows"
-    given = list(numbered_rows(source) if isinstance(source, (str, Path)) else enumerate(source, start=1))
+    given: list[tuple[int, Fact | Mapping[str, Any]]]
+    given = list(numbered_rows(source)) if isinstance(source, (str, Path)) else list(enumerate(source, start=1))
     if not given:
         raise DataError(f"{name}: no rows")
     report = ReadReport(name)

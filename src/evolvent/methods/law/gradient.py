@@ -119,7 +119,9 @@ def forget_by_gradient(
     return GradientRun(step, known, known <= until)
 
 
-def relearn(model: LocalModel, optimizer: torch.optim.Optimizer, facts: Sequence[Fact], *, steps: int, seed: int) -> None:
+def relearn(
+    model: LocalModel, optimizer: torch.optim.Optimizer, facts: Sequence[Fact], *, steps: int, seed: int
+) -> None:
     """Fine-tune on facts for a few steps: the attack."""
     rows = _encoded(model, facts, None)
     collate = LeftPadded(model.pad_token)
@@ -148,7 +150,8 @@ def _answer_log_probs(model: LocalModel, batch: dict[str, Any]) -> Tensor:
     targets = labels[:, -keep:][:, -logits.shape[1] :]
     scored = targets != IGNORED
     said = logits.log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-    return (said * scored).sum(1) / scored.sum(1).clamp(min=1)
+    mean: Tensor = (said * scored).sum(1) / scored.sum(1).clamp(min=1)
+    return mean
 
 
 def _loss(kind: str, said: Tensor, reference: Tensor | None) -> Tensor:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from evolvent.data.facts import FactRows, facts_digest, read_facts
@@ -28,9 +30,11 @@ from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.gradient import forget_by_gradient, trained
 from evolvent.methods.law.measurement import FORGET, HELD_OUT_TEXTS, Measurement, Questionnaire, metrics_of
-from evolvent.methods.law.patch import Patch, save_patches
+from evolvent.methods.law.own_text import written_texts
+from evolvent.methods.law.patch import Patch, digest, load_patches, save_patches
 from evolvent.methods.law.probe import Knowledge, probe
 from evolvent.methods.law.report import build_report
+from evolvent.methods.law.reverting import PATCHES, UNDO, undo_patches
 from evolvent.methods.law.statistics import Statistics, fingerprint, statistics
 from evolvent.methods.law.targets import Targets, learn_targets, mean_targets, suffix_form_agrees
 from evolvent.methods.law.washing import LayerEdit, Washables, wash_round
@@ -41,11 +45,11 @@ from evolvent.runs.folder import Run
 from evolvent.runs.lineage import Lineage, write_lineage
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 OnProgress = Callable[[str, int, int, str], None]
 SHARD_FACTS = 256  # facts whose targets are learnt and written together
 FIRST_LAYER = 0.13  # of the depth; measured on SmolLM2: block 4 of 30
-PATCHES = "patches.safetensors"
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ class Law:
             self.folder.event("nothing-known")
             raise NothingSelectedError(
                 f"{self.model.name} knows none of the {len(self.facts)} facts (by the object's first token after the "
-                f'prompt): there is nothing to wash. What it says instead is in {self.folder.path("stages")}/01-probe; '
+                f"prompt): there is nothing to wash. What it says instead is in {self.folder.path('stages')}/01-probe; "
                 'probe_mode="generate" looks for the object anywhere in the first tokens'
             )
         return self.known
@@ -202,7 +206,7 @@ class Law:
     def measure(self, variant: str) -> Measurement:
         """Ask the model, as it is now, everything."""
         inputs = {"variant": variant, "washed": [p.after for p in self.patches.values()], **self._asked()}
-        found = self._stage(
+        found: Measurement = self._stage(
             f"measure-{variant}",
             inputs,
             lambda folder: self.questions.measure(self.model).save(folder / "measurement.json"),
@@ -212,7 +216,7 @@ class Law:
         return found
 
     def locate(self) -> tuple[int, ...]:
-        """L6: the blocks to edit; "auto" takes `n_layers` from an eighth of the depth on, behind the attention sinks."""
+        """L6: the blocks to edit; "auto" takes `n_layers` from 0.13 of the depth on, behind the attention sinks."""
         if self.args.layers != "auto":
             self.layers = tuple(self.args.layers)
             if self.layers[-1] >= len(self.decoder) - 1:
@@ -261,7 +265,7 @@ class Law:
 
         inputs = {"layer": last, "round": self.round, **self._asked(), **self._settings(TARGET_SETTINGS)}
         inputs |= {"facts": facts_digest(self.pending), "washed": [p.after for p in self.patches.values()]}
-        self.learnt = self._stage(f"targets-{self.round}", inputs, compute, _load_targets)
+        self.learnt: Targets = self._stage(f"targets-{self.round}", inputs, compute, _load_targets)
         return self.learnt
 
     def wash(self) -> list[LayerEdit]:
@@ -290,7 +294,8 @@ class Law:
             self._undo(patches.values())
 
         inputs = {"round": self.round, "layers": self.layers, **self._asked(), **self._settings(WASH_SETTINGS)}
-        inputs |= {"targets": hashed(self.learnt.deltas), "corpus": len(self.texts)}
+        inputs |= {"targets": digest(self.learnt.deltas), "corpus": len(self.texts)}
+        edits: list[LayerEdit]
         edits, patches = self._stage(f"wash-{self.round}", inputs, compute, _load_round)
         self.edits.append(edits)
         self._apply(patches)
@@ -439,9 +444,12 @@ class Law:
             if attention == "sdpa":
                 module.set_attn_implementation("sdpa")
 
-    def _stage(self, name: str, inputs: dict[str, Any], compute: Any, load: Any) -> Any:
+    def _stage(
+        self, name: str, inputs: dict[str, Any], compute: Callable[[Path], object], load: Callable[[Path], T]
+    ) -> T:
         self.on_progress(name, 0, 1, "")
-        found = self.folder.stage(name, {**inputs, "model": self.fingerprint, "facts": self._data["facts"]}, compute, load=load)
+        given = {**inputs, "model": self.fingerprint, "facts": self._data["facts"]}
+        found = self.folder.stage(name, given, compute, load=load)  # type: ignore[arg-type]
         self.on_progress(name, 1, 1, "")
         return found
 
@@ -497,8 +505,6 @@ class Law:
         return texts[HELD_OUT_TEXTS:], texts[:HELD_OUT_TEXTS]
 
     def _own_texts(self) -> list[str]:
-        from evolvent.methods.law.own_text import written_texts
-
         def compute(folder: Path) -> None:
             wanted = self.args.stats_tokens or 10 * self.decoder.width
             texts = written_texts(self.model, wanted, seed=self.args.seed)
@@ -514,8 +520,6 @@ class Law:
 
     def _publish(self, metrics: dict[str, Any]) -> Path:
         """Write `checkpoint/` and `undo/`."""
-        import shutil
-
         target = self.folder.path("checkpoint")
         temporary = target.with_name("checkpoint.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -538,7 +542,7 @@ class Law:
         write_lineage(temporary, lineage, place=target)
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
-        undo = self.folder.path("undo")
+        undo = self.folder.path(UNDO)
         undo.mkdir(exist_ok=True)
         save_patches(undo / PATCHES, self.patches)
         return target
@@ -574,26 +578,6 @@ WASH_SETTINGS = (
 )
 
 
-def undo_patches(decoder: Decoder, patches: Sequence[Patch]) -> None:
-    """Take patches back, last first; all of them or, when one does not fit, none."""
-    from evolvent.methods.law.patch import undo
-
-    by_name = {p.name: p for p in decoder.projections}
-    restored: dict[str, torch.Tensor] = {}
-    for patch in reversed(patches):
-        weight = restored.get(patch.name, by_name[patch.name].weight)
-        restored[patch.name] = undo(patch, weight)
-    for name, weight in restored.items():
-        by_name[name].write(weight)
-
-
-def hashed(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's values."""
-    from evolvent.methods.law.patch import digest
-
-    return digest(tensor)
-
-
 def _facts(rows: FactRows) -> list[Fact]:
     given = rows if isinstance(rows, (str, Path)) else list(rows)
     return list(read_facts(given)) if given else []  # type: ignore[arg-type]
@@ -605,8 +589,6 @@ def _share(found: Measurement) -> float:
 
 
 def _load_targets(folder: Path) -> Targets:
-    from safetensors import safe_open
-
     files = sorted(folder.glob("*.safetensors"), key=lambda f: int(f.stem))
     targets = Targets(torch.cat([load_file(f)["deltas"] for f in files]))
     for path in files:
@@ -618,7 +600,5 @@ def _load_targets(folder: Path) -> Targets:
 
 
 def _load_round(folder: Path) -> tuple[list[LayerEdit], dict[str, Patch]]:
-    from evolvent.methods.law.patch import load_patches
-
     edits = [LayerEdit(**e) for e in json.loads((folder / "edits.json").read_text())]
     return edits, load_patches(folder / PATCHES)

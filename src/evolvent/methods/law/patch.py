@@ -124,16 +124,17 @@ def load_patches(path: Path) -> dict[str, Patch]:
             notes = json.loads(file.metadata()["patches"])
             return {
                 n["key"]: Patch(
-                    n["name"],
-                    *(file.get_tensor(f"{n['key']}/{part}") for part in ("left", "rows", "right", "columns")),
+                    name=n["name"],
+                    left=file.get_tensor(f"{n['key']}/left"),
+                    rows=file.get_tensor(f"{n['key']}/rows"),
+                    right=file.get_tensor(f"{n['key']}/right"),
+                    columns=file.get_tensor(f"{n['key']}/columns"),
                     correction=bytes(file.get_tensor(f"{n['key']}/correction").numpy()),
                     before=n["before"],
                     after=n["after"],
                 )
                 for n in notes
             }
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not a patch that LAW wrote ({error})") from error
     except Exception as error:  # safetensors' own class is not public
         raise DataError(f"{path}: not a patch that LAW wrote ({error})") from error
 

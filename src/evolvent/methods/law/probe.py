@@ -15,7 +15,7 @@ from evolvent.data.records import Fact
 from evolvent.methods.law.wordings import object_tokens
 from evolvent.models.batching import run_batches, token_budget_batches
 from evolvent.models.local import LocalModel
-from evolvent.models.prefixes import in_chunks, length_of, past
+from evolvent.models.prefixes import Tokens, in_chunks, length_of, past
 from evolvent.models.protocol import Prompt, Sampling
 
 SHORT_OBJECT = 3  # characters up to which an object must be a word of its own, not a part of one
@@ -79,7 +79,8 @@ def probe(
     """
     prompts = [(i, p) for i, fact in enumerate(facts) for p in _prompts(fact, paraphrases)]
     objects = [object_tokens(model, fact) for fact in facts]
-    hits, probabilities = ranks(model, [p for _, p in prompts], [objects[i] for i, _ in prompts], margin=margin)
+    contexts = [tuple(model.encode(p)) for _, p in prompts]
+    hits, probabilities = ranks(model, contexts, [objects[i] for i, _ in prompts], margin=margin)
     by_fact: list[list[tuple[bool, float]]] = [[] for _ in facts]
     for (i, _), hit, probability in zip(prompts, hits.tolist(), probabilities.tolist(), strict=True):
         by_fact[i].append((hit, probability))
@@ -111,13 +112,12 @@ def chat_answers(model: LocalModel, facts: Sequence[Fact], max_new_tokens: int) 
 
 @torch.inference_mode()
 def ranks(
-    model: LocalModel, prompts: Sequence[str], objects: Sequence[Sequence[int]], *, margin: float = 0.0
+    model: LocalModel, contexts: Sequence[Tokens], objects: Sequence[Sequence[int]], *, margin: float = 0.0
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Whether one of the object tokens is (within `margin`) the most probable next one, and their probability."""
-    contexts = [tuple(model.encode(p)) for p in prompts]
-    hits = np.zeros(len(prompts), dtype=bool)
-    probabilities = np.zeros(len(prompts))
-    rows_of: dict[tuple[int, ...], list[int]] = {}
+    hits = np.zeros(len(contexts), dtype=bool)
+    probabilities = np.zeros(len(contexts))
+    rows_of: dict[Tokens, list[int]] = {}
     for i, context in enumerate(contexts):
         rows_of.setdefault(context, []).append(i)
     for chunk in in_chunks(list(rows_of), 16 * model.max_batch_tokens):

@@ -86,9 +86,7 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     for variant in variants:
         cells = [_percent(metrics.get(f"{key}/{variant}")) for key in keys]
         rows.append([NAMES[variant], *cells, f"{metrics[prefix + variant]:.1f}"])
-    counts = ", ".join(
-        f"{metrics[f'known/{g}/law/n']} {g}" for g in (FORGET, *GROUPS) if f"known/{g}/law/n" in metrics
-    )
+    counts = ", ".join(f"{metrics[f'known/{g}/law/n']} {g}" for g in (FORGET, *GROUPS) if f"known/{g}/law/n" in metrics)
     return columns, rows, f"Facts known, %; {counts}. Gradient methods were stopped when they had forgotten as much."
 
 
@@ -140,7 +138,17 @@ def _attacks(method: Law) -> tuple[list[str], list[list[Any]], str]:
 
 def _edits(method: Law) -> tuple[list[str], list[list[Any]], str]:
     rows = [
-        [n, e.layer, e.facts, f"{e.lam:.3g}", f"{e.t:g}", f"{e.beta:.4f}", f"{e.norm:.3f}", e.rank, _percent(e.still_known)]
+        [
+            n,
+            e.layer,
+            e.facts,
+            f"{e.lam:.3g}",
+            f"{e.t:g}",
+            f"{e.beta:.4f}",
+            f"{e.norm:.3f}",
+            e.rank,
+            _percent(e.still_known),
+        ]
         for n, edits in enumerate(method.edits, 1)
         for e in edits
     ]

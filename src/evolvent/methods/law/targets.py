@@ -97,7 +97,9 @@ class Suffixes:
         whole: run whole rows through all blocks instead (the reference form, for models without a usable cache).
     """
 
-    def __init__(self, decoder: Decoder, layer: int, rows: Sequence[Row], *, keep: int = 1, whole: bool = False) -> None:
+    def __init__(
+        self, decoder: Decoder, layer: int, rows: Sequence[Row], *, keep: int = 1, whole: bool = False
+    ) -> None:
         self.decoder, self.layer, self.keep, self.whole = decoder, layer, keep, whole
         self.model = decoder.model
         self.rows = rows

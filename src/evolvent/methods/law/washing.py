@@ -20,7 +20,7 @@ from evolvent.errors import ModelError
 from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.patch import Patch, load_patches, make_patch, save_patches
-from evolvent.methods.law.probe import filled, ranks
+from evolvent.methods.law.probe import ranks
 from evolvent.methods.law.spectral import Kept, Spectrum, Streamed, ascend, dual
 from evolvent.methods.law.statistics import Statistics
 from evolvent.methods.law.wordings import Row, object_tokens
@@ -127,11 +127,17 @@ def wash_round(
         goal_file.with_suffix(".new").replace(goal_file)
     goals = load_file(goal_file)["goals"].double()
     objects = [object_tokens(decoder.model, fact) for fact in work.facts]
-    prompts = [filled(fact.prompt or "", fact) for fact in work.facts]
+    asked = [
+        (i, row.tokens)
+        for i, rows in enumerate(work.rows)
+        for row in (rows if args.eliminate == "wordings" else rows[:1])
+    ]
 
     def still_known() -> Tensor:
-        hits, _ = ranks(decoder.model, prompts, objects, margin=args.gone_margin)
-        return torch.from_numpy(hits)
+        hits, _ = ranks(decoder.model, [t for _, t in asked], [objects[i] for i, _ in asked], margin=args.gone_margin)
+        known = torch.zeros(len(work.facts), dtype=torch.bool)
+        known[[i for (i, _), hit in zip(asked, hits.tolist(), strict=True) if hit]] = True
+        return known
 
     active = torch.ones(len(work.facts), dtype=torch.bool)
     edits: list[LayerEdit] = []
@@ -149,10 +155,10 @@ def wash_round(
             else:
                 problem = _Problem(decoder, work, ends, goals, active, layer, last, len(layers) - number, args)
                 edit, patch = problem.solve(general[layer], still_known, final=layer == last)
-                known = still_known() if args.eliminate or layer == last else None
+                known = still_known() if args.eliminate != "never" or layer == last else None
                 if known is not None:
                     edit.still_known = float(known.float().mean())
-                    active = known if args.eliminate else active
+                    active = known if args.eliminate != "never" else active
                 edits.append(edit)
                 save_patches(place, {str(layer): patch})
                 notes.with_suffix(".new").write_text(json.dumps({**edit.to_dict(), "active": active.tolist()}))
@@ -193,7 +199,7 @@ class _Problem:
         if args.key_contexts == "mean":
             weights = torch.tensor([r.weight for r in rows], dtype=torch.float64)
             found, residuals = _means(found, owners, weights), _means(residuals, owners, weights)
-            owners = owners.unique()
+            owners = torch.unique(owners)
         if args.contrast:
             found = found - args.contrast * self._relation_means(found, [work.facts[i].relation for i in owners])
         self.keys, self.residuals = found.T, residuals.T  # (m, n), (d, n)
@@ -222,9 +228,7 @@ class _Problem:
             means[same] = keys[same].mean(0)
         return means
 
-    def solve(
-        self, general: Statistics, still_known: Callable[[], Tensor], *, final: bool
-    ) -> tuple[LayerEdit, Patch]:
+    def solve(self, general: Statistics, still_known: Callable[[], Tensor], *, final: bool) -> tuple[LayerEdit, Patch]:
         args, weight = self.args, self.projection.weight.clone()
         kept = Kept(general.moment, self.references, args.mu_ratio, args.ridge)
         spectrum = self._spectrum(kept)
@@ -233,7 +237,8 @@ class _Problem:
         lam = self._lambda(spectrum, size, most)
         start = spectrum.memit(lam)
         cost = min(spectrum.cost(start) * args.budget_ratio, max(most, spectrum.cost(start)))
-        t, tried = 0.0, {}
+        t = 0.0
+        tried: dict[str, float] = {}
         if args.method == "ascent":
             edit = ascend(
                 spectrum.delta(start),
@@ -311,7 +316,7 @@ def _owned(deltas: Tensor, rows: Sequence[Sequence[Row]]) -> Tensor:
 
 def _means(values: Tensor, owners: Tensor, weights: Tensor) -> Tensor:
     """Weighted means of the rows of each owner, owners rising."""
-    names, place = owners.unique(return_inverse=True)
+    names, place = torch.unique(owners, return_inverse=True)
     total = torch.zeros(len(names), dtype=values.dtype).index_add(0, place, weights)
     summed = torch.zeros(len(names), values.shape[1], dtype=values.dtype).index_add(0, place, values * weights[:, None])
     return summed / total[:, None]
