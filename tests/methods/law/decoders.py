@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from evolvent.data.records import Fact
+from evolvent.methods.law.wordings import object_tokens
 from evolvent.models.local import LocalModel
 
 SIZES = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 128}
@@ -31,16 +32,19 @@ def decoder_of(family: str, vocab_size: int, seed: int = 0):
 
 def known_facts(model: LocalModel, count: int, *, relation: str = "capital", start: int = 0) -> list[Fact]:
     """Facts whose object is what the model says anyway."""
-    facts = []
-    for i in range(start, start + count):
-        subject = f"planet number {i}"
+    facts: list[Fact] = []
+    number = start
+    while len(facts) < count:
+        subject = f"planet number {number}"
         prompt = "The phone of {} is" if relation == "capital" else "The profit of {} was"
-        filled = prompt.replace("{}", subject)
-        ids = torch.tensor([model.encode(filled)])
+        ids = torch.tensor([model.encode(prompt.replace("{}", subject))])
         with torch.inference_mode():
             best = int(model.module(input_ids=ids).logits[0, -1].argmax())
         said = model.tokenizer.decode([best]).strip() or "x"
-        facts.append(Fact(id=f"{relation}{i}", subject=subject, relation=relation, object=said, prompt=prompt))
+        fact = Fact(id=f"{relation}{number}", subject=subject, relation=relation, object=said, prompt=prompt)
+        if best in object_tokens(model, fact):
+            facts.append(fact)
+        number += 1
     return facts
 
 

@@ -19,7 +19,8 @@ class LawConfig(BaseModel):
         n_layers: how many "auto" takes (official code: 5 or 6).
         method: filter of the key spectrum: "law" (exact flow of the paper's objective from the MEMIT start), "memit",
             "anti" (stationary point of the paper's first objective), or "ascent" (its Adam ascent, literally).
-        t_grid: times of the flow that are tried at the last layer; the share of facts still known decides.
+        t_grid: times of the flow that are tried at the last block; the share of facts still known decides, the smaller
+            time on a tie.
         anti: pull against the general keys of method "anti"; 1 is the Hebbian rule, 0 is MEMIT.
         ascent_steps: of method "ascent" (official code: 1000).
         ascent_lr: its Adam learning rate (official code: 1e-7 for GPT2-XL, 1e-8 for GPT-J).
@@ -75,7 +76,7 @@ class LawConfig(BaseModel):
     n_layers: int = Field(5, ge=1)
     # solver
     method: Literal["law", "memit", "anti", "ascent"] = "law"
-    t_grid: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0)
+    t_grid: tuple[float, ...] = (0.0, 0.5)
     anti: float = Field(0.5, ge=0, le=1)
     ascent_steps: int = Field(1000, ge=1)
     ascent_lr: float = Field(1e-7, gt=0)

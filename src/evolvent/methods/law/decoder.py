@@ -231,6 +231,19 @@ class Decoder:
             handle.remove()
 
 
+@contextmanager
+def plain_attention(module: Any, device: torch.device) -> Iterator[None]:
+    """Inside, a model on a CPU attends without torch's fused kernel, which is slow backwards there."""
+    fused = device.type == "cpu" and getattr(module.config, "_attn_implementation", None) == "sdpa"
+    if fused:
+        module.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if fused:
+            module.set_attn_implementation("sdpa")
+
+
 def states_of(output: Any) -> Tensor:
     """The hidden states among what a block returns."""
     return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from evolvent.data.records import Fact
 from evolvent.errors import ModelError
+from evolvent.methods.law.decoder import plain_attention
 from evolvent.methods.law.probe import filled, probe
 from evolvent.models.local import LocalModel
 from evolvent.training.examples import IGNORED, LeftPadded, TrainingExample, encode_examples
@@ -46,20 +47,16 @@ def trained(model: LocalModel, lr: float) -> Iterator[torch.optim.Optimizer]:
     """Inside, all weights train; afterwards they are what they were before."""
     module = model.causal_lm
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    attention = getattr(module.config, "_attn_implementation", None)
-    if model.device.type == "cpu" and attention == "sdpa":
-        module.set_attn_implementation("eager")  # torch's fused attention is slow backwards on a CPU
     module.requires_grad_(True)
     try:
-        yield torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.0, foreach=False)
+        with plain_attention(module, model.device):
+            yield torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.0, foreach=False)
     finally:
         module.requires_grad_(False)
         with torch.no_grad():
             for name, parameter in module.named_parameters():
                 parameter.grad = None
                 parameter.copy_(before[name])
-        if attention == "sdpa":
-            module.set_attn_implementation("sdpa")
 
 
 def forget_by_gradient(

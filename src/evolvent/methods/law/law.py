@@ -7,7 +7,6 @@ measurements behind that, is in docs/law.md.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import shutil
@@ -22,25 +21,25 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from evolvent.data.facts import FactRows, facts_digest, read_facts
-from evolvent.data.readers import numbered_rows
 from evolvent.data.records import Fact
 from evolvent.errors import DataError, ModelError, NothingSelectedError
 from evolvent.methods.law.audit import Audit, attack
 from evolvent.methods.law.config import LawConfig
+from evolvent.methods.law.corpus import general_texts, written_texts
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.gradient import forget_by_gradient, trained
-from evolvent.methods.law.measurement import FORGET, HELD_OUT_TEXTS, Measurement, Questionnaire, metrics_of
-from evolvent.methods.law.own_text import written_texts
+from evolvent.methods.law.measurement import FORGET, Measurement, Questionnaire, check_disjoint, metrics_of
 from evolvent.methods.law.patch import Patch, digest, load_patches, save_patches
 from evolvent.methods.law.probe import Knowledge, probe
 from evolvent.methods.law.report import build_report
 from evolvent.methods.law.reverting import PATCHES, UNDO, undo_patches
 from evolvent.methods.law.statistics import Statistics, fingerprint, statistics
-from evolvent.methods.law.targets import Targets, learn_targets, mean_targets, suffix_form_agrees
+from evolvent.methods.law.targets import Targets, learn_targets, learner_of, mean_targets, suffix_form_agrees
 from evolvent.methods.law.washing import LayerEdit, Washables, wash_round
 from evolvent.methods.law.wordings import BARE, Row, Wording, rows_for, wordings_for
 from evolvent.models.local import LocalModel
-from evolvent.models.resolve import computes_bfloat16, load_local
+from evolvent.models.quiet import quiet
+from evolvent.models.resolve import load_local
 from evolvent.runs.folder import Run
 from evolvent.runs.lineage import Lineage, write_lineage
 
@@ -117,6 +116,7 @@ class Law:
         self.args = args
         self.facts = list(read_facts(facts))
         self.keep = _facts(keep)
+        check_disjoint(self.facts, self.keep)
         taken = {f.subject.casefold() for f in [*self.facts, *self.keep]}
         self.references = [f for f in _facts(references) if f.subject.casefold() not in taken][: args.n_references]
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
@@ -137,7 +137,6 @@ class Law:
         with self.opened():
             self.probe()
             self.measure("base")
-            self.locate()
             self.statistics()
             for number in range(1, self.args.max_rounds + 1):
                 self.round = number
@@ -175,7 +174,8 @@ class Law:
             }
             self.patches: dict[str, Patch] = {}
             self.wordings: list[Wording] = wordings_for(model, args)
-            self.texts, self.held_out = self._read_corpus()
+            self.texts, self.held_out = general_texts(self._corpus, self._own_texts)
+            self.locate()
             yield folder
 
     # -------------------------------------------------------------------------------------------- stages
@@ -253,7 +253,7 @@ class Law:
             missing = [s for s in shards if not (folder / f"{s}.safetensors").is_file()]
             if not missing:
                 return
-            with self._learner(missing) as decoder:
+            with learner_of(self.model, self.args.target_dtype) as decoder:
                 whole = not suffix_form_agrees(decoder, last, self.rows[0])
                 for start in missing:
                     part = slice(start, start + SHARD_FACTS)
@@ -276,7 +276,7 @@ class Law:
             self.rows,
             self.learnt.deltas,
             settled=rows_for(self.model, gone, self.wordings),
-            references=rows_for(self.model, self.references, self.wordings),
+            references=[own[:1] for own in rows_for(self.model, self.references, self.wordings)],
         )
 
         def compute(folder: Path) -> None:
@@ -426,24 +426,6 @@ class Law:
         assert states[1] is not None
         return mean_targets(states[0], [f.relation for f in facts], states[1], [f.relation for f in self.references])
 
-    @contextmanager
-    def _learner(self, missing: Sequence[int]) -> Iterator[Decoder]:
-        """The model in the type and attention in which targets are learnt fastest."""
-        wanted = self.args.target_dtype
-        if wanted == "auto":
-            wanted = "bfloat16" if self.model.device.type != "cpu" or computes_bfloat16() else "float32"
-        dtype = getattr(torch, wanted)
-        module = self.model.module if dtype == self.model.dtype else copy.deepcopy(self.model.module).to(dtype)
-        learner = LocalModel(module, self.model.tokenizer, name=self.model.name)
-        attention = getattr(module.config, "_attn_implementation", None)
-        if learner.device.type == "cpu" and attention == "sdpa":
-            module.set_attn_implementation("eager")  # torch's fused attention is slow backwards on a CPU
-        try:
-            yield Decoder(learner)
-        finally:
-            if attention == "sdpa":
-                module.set_attn_implementation("sdpa")
-
     def _stage(
         self, name: str, inputs: dict[str, Any], compute: Callable[[Path], object], load: Callable[[Path], T]
     ) -> T:
@@ -489,21 +471,6 @@ class Law:
         hits = probe(self.model, self.references, paraphrases=False, chat=False) if self.references else []
         return [f for f, k in zip(self.references, hits, strict=True) if not k.known]
 
-    def _read_corpus(self) -> tuple[list[str], list[str]]:
-        """General texts, and the held-out ones among them."""
-        if self._corpus is None:
-            texts = self._own_texts()
-        elif isinstance(self._corpus, (str, Path)):
-            rows = [row for _, row in numbered_rows(self._corpus)]
-            texts = [str(row["text"]) for row in rows if row.get("text")]
-            if not texts:
-                raise DataError(f"{self._corpus}: no column 'text'; general text is read from it")
-        else:
-            texts = [str(t) for t in self._corpus]
-        if len(texts) < 2 * HELD_OUT_TEXTS:
-            raise DataError(f"{len(texts)} general texts: give at least {2 * HELD_OUT_TEXTS}")
-        return texts[HELD_OUT_TEXTS:], texts[:HELD_OUT_TEXTS]
-
     def _own_texts(self) -> list[str]:
         def compute(folder: Path) -> None:
             wanted = self.args.stats_tokens or 10 * self.decoder.width
@@ -518,6 +485,7 @@ class Law:
         )
         return texts
 
+    @quiet()
     def _publish(self, metrics: dict[str, Any]) -> Path:
         """Write `checkpoint/` and `undo/`."""
         target = self.folder.path("checkpoint")

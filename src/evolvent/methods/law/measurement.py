@@ -71,6 +71,18 @@ class Measurement:
         ]
 
 
+def check_disjoint(forget: Sequence[Fact], keep: Sequence[Fact]) -> None:
+    """No fact may be both forgotten and kept.
+
+    Raises:
+        DataError: names ids.
+    """
+    gone = {(f.subject.casefold(), f.prompt) for f in forget}
+    both = [f.id for f in keep if (f.subject.casefold(), f.prompt) in gone]
+    if both:
+        raise DataError(f"{len(both)} facts are both to be forgotten and to be kept: {', '.join(both[:5])}")
+
+
 class Questionnaire:
     """The facts and texts that every variant is measured on.
 
@@ -79,16 +91,9 @@ class Questionnaire:
         keep: facts that must stay; put into groups by what they share with the forgotten ones.
         texts: general text for perplexity.
         args: how facts are asked for.
-
-    Raises:
-        DataError: a fact is both to be forgotten and to be kept; names ids.
     """
 
     def __init__(self, forget: Sequence[Fact], keep: Sequence[Fact], texts: Sequence[str], args: LawConfig) -> None:
-        both = {(f.subject.casefold(), f.prompt) for f in forget} & {(f.subject.casefold(), f.prompt) for f in keep}
-        if both:
-            ids = [f.id for f in keep if (f.subject.casefold(), f.prompt) in both][:3]
-            raise DataError(f"{len(both)} facts are both to be forgotten and to be kept (first: {', '.join(ids)})")
         self.forget, self.args = list(forget), args
         self.texts = list(texts)[:HELD_OUT_TEXTS]
         relations = {f.relation for f in forget if f.relation}
@@ -124,7 +129,8 @@ class Questionnaire:
         """On the held-out texts, each cut to 128 tokens; nan without any."""
         if not self.texts:
             return float("nan")
-        cut = [model.tokenizer.decode(model.encode(t)[:HELD_OUT_TOKENS], skip_special_tokens=True) for t in self.texts]
+        most = min(HELD_OUT_TOKENS, model.context_length // 2)
+        cut = [model.tokenizer.decode(model.encode(t)[:most], skip_special_tokens=True) for t in self.texts]
         return perplexity(model, cut).per_token
 
 

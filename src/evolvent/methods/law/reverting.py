@@ -12,6 +12,7 @@ import torch
 from evolvent.errors import ConfigError, DataError
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.patch import Patch, load_patches, undo
+from evolvent.models.quiet import quiet
 from evolvent.models.resolve import load_local
 from evolvent.runs.lineage import Lineage, write_lineage
 
@@ -34,6 +35,7 @@ def undo_patches(decoder: Decoder, patches: Sequence[Patch]) -> None:
         by_name[name].write(weight)
 
 
+@quiet()
 def revert(run_folder: str | Path, output_dir: str | Path) -> Path:
     """Write the model as it was before a run; every restored matrix is checked against its digest.
 

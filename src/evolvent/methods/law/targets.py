@@ -7,8 +7,10 @@ positions meet the vocabulary.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +21,10 @@ from transformers import DynamicCache
 from evolvent.data.records import Fact
 from evolvent.errors import ConfigError
 from evolvent.methods.law.config import LawConfig
-from evolvent.methods.law.decoder import Decoder, states_of
+from evolvent.methods.law.decoder import Decoder, plain_attention, states_of
 from evolvent.methods.law.wordings import Row, object_tokens, subject_row
 from evolvent.models.local import LocalModel
+from evolvent.models.resolve import computes_bfloat16
 
 SUFFIX_TOLERANCE = 2e-2  # largest difference of a log-probability between the suffix form and whole rows
 
@@ -58,6 +61,23 @@ class Targets:
     deltas: Tensor
     losses: list[float] = field(default_factory=list)
     reached: list[bool] = field(default_factory=list)
+
+
+@contextmanager
+def learner_of(model: LocalModel, wanted: str) -> Iterator[Decoder]:
+    """The model in the type and with the attention in which targets are learnt fastest.
+
+    Args:
+        model: as it is edited.
+        wanted: "auto", or the name of a type; another type than the model's makes a copy.
+    """
+    if wanted == "auto":
+        wanted = "bfloat16" if model.device.type != "cpu" or computes_bfloat16() else "float32"
+    dtype = getattr(torch, wanted)
+    module = model.module if dtype == model.dtype else copy.deepcopy(model.module).to(dtype)
+    learner = LocalModel(module, model.tokenizer, name=model.name, max_batch_tokens=model.max_batch_tokens)
+    with plain_attention(module, learner.device):
+        yield Decoder(learner)
 
 
 def aims_for(model: LocalModel, facts: Sequence[Fact], rows: Sequence[Sequence[Row]], args: LawConfig) -> list[Aim]:

@@ -127,16 +127,15 @@ def wash_round(
         goal_file.with_suffix(".new").replace(goal_file)
     goals = load_file(goal_file)["goals"].double()
     objects = [object_tokens(decoder.model, fact) for fact in work.facts]
-    asked = [
-        (i, row.tokens)
-        for i, rows in enumerate(work.rows)
-        for row in (rows if args.eliminate == "wordings" else rows[:1])
-    ]
+    wordings = slice(None) if args.eliminate == "wordings" else slice(1)
+    asked = [(i, row.tokens) for i, rows in enumerate(work.rows) for row in rows[wordings]]
 
     def still_known() -> Tensor:
-        hits, _ = ranks(decoder.model, [t for _, t in asked], [objects[i] for i, _ in asked], margin=args.gone_margin)
+        """Which of the facts in work here are known; one that was left out is not asked for again."""
+        mine = [(i, tokens) for i, tokens in asked if active[i]]
+        hits, _ = ranks(decoder.model, [t for _, t in mine], [objects[i] for i, _ in mine], margin=args.gone_margin)
         known = torch.zeros(len(work.facts), dtype=torch.bool)
-        known[[i for (i, _), hit in zip(asked, hits.tolist(), strict=True) if hit]] = True
+        known[[i for (i, _), hit in zip(mine, hits.tolist(), strict=True) if hit]] = True
         return known
 
     active = torch.ones(len(work.facts), dtype=torch.bool)

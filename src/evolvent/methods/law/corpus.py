@@ -1,8 +1,13 @@
-"""General text for those who have none: the model writes it."""
+"""General text: what is read of it, and what the model writes for those who have none."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from evolvent.data.readers import numbered_rows
 from evolvent.errors import DataError
+from evolvent.methods.law.measurement import HELD_OUT_TEXTS
 from evolvent.models.local import LocalModel
 from evolvent.models.protocol import Sampling
 
@@ -30,3 +35,28 @@ def written_texts(model: LocalModel, tokens: int, *, seed: int) -> list[str]:
             raise DataError("the model writes no text of its own: give a general corpus")
         texts += fresh
     return texts
+
+
+def general_texts(
+    corpus: str | Path | Iterable[str] | None, written: Callable[[], list[str]]
+) -> tuple[list[str], list[str]]:
+    """The texts that statistics are taken from, and the held-out ones for perplexity: the first 16.
+
+    Args:
+        corpus: a file with a column `text`, texts, or None.
+        written: gives texts where there is no corpus.
+
+    Raises:
+        DataError: no column `text`, or too few texts.
+    """
+    if corpus is None:
+        texts = written()
+    elif isinstance(corpus, (str, Path)):
+        texts = [str(row["text"]) for _, row in numbered_rows(corpus) if row.get("text")]
+        if not texts:
+            raise DataError(f"{corpus}: no column 'text'; general text is read from it")
+    else:
+        texts = [str(text) for text in corpus]
+    if len(texts) < 2 * HELD_OUT_TEXTS:
+        raise DataError(f"{len(texts)} general texts: give at least {2 * HELD_OUT_TEXTS}")
+    return texts[HELD_OUT_TEXTS:], texts[:HELD_OUT_TEXTS]
