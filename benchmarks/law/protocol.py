@@ -13,12 +13,7 @@ from evolvent.data.facts import read_facts
 from evolvent.data.records import Fact
 
 DATA = ROOT.parent / "shared" / "data" / "law"
-QUESTIONS = {
-    "capital": "What is the capital of {}?",
-    "symbol": "What is the chemical symbol of {}?",
-    "product": "Which company made {}?",
-    "native": "What is the native language of {}?",
-}
+QUESTIONS = {"capital": "What is the capital of {}?"}  # asked in chats
 # relation -> (sources, facts to forget, facts of the same relation that are held out)
 FORGOTTEN = {
     "capital": (("geonames:capital",), 30, 22),

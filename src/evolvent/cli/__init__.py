@@ -1,6 +1,6 @@
 """The command line: one command a method. It parses, calls and prints; what happens is in the library.
 
-Exit codes: 0 done, 2 bad input, 3 an endpoint failed, 4 nothing was selected, 130 interrupted.
+Exit codes: 0 done, 2 bad input, 3 an endpoint failed, 4 nothing was selected, or facts are left, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ app.command("diff")(models.diff_command)
 demo = typer.Typer(no_args_is_help=True, help="A whole run on real text with the embedded model; needs no download.")
 app.add_typer(demo, name="demo")
 demo.command("semievol")(semievol.demo)
+demo.command("law")(law.demo)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from evolvent.cli.console import console, progress, shortened
 from evolvent.cli.options import ConfigFile, Dtype, Model, Out, Rerun, Resume, Settings, SkipBadRows, settings_from
-from evolvent.errors import ConfigError, DataError
+from evolvent.errors import ConfigError, DataError, NothingSelectedError
 
 if TYPE_CHECKING:
     from evolvent.data.facts import Facts
@@ -68,6 +68,8 @@ def run(
         )
         result = method.run()
     _print_result(result)
+    if not result.complete:
+        raise typer.Exit(NothingSelectedError.exit_code)
 
 
 @app.command("probe")
@@ -120,6 +122,41 @@ def report(folder: Annotated[Path, typer.Argument(help="run folder")]) -> None:
     names = ("report.html", "report.md", "metrics.json", "certificate.json")
     shown = [f"{folder / name}" for name in names if (folder / name).is_file()]
     console.print("\n".join(shown), soft_wrap=True, highlight=False)
+
+
+def demo(
+    out: Out = Path("runs/demo-law"),
+    facts: Annotated[int, typer.Option(help="capitals to wash")] = 16,
+    seed: Annotated[int, typer.Option(help="of the run")] = 0,
+) -> None:
+    """Wash the capitals of 16 countries; the others, and the continents of all, must stay."""
+    from evolvent import Law, LawConfig, samples
+    from evolvent.methods.law.probe import probe as ask
+    from evolvent.models.resolve import load_local
+
+    world = samples.world_facts()
+    with console.status("asking for the capitals of the world"):
+        found = ask(load_local("embedded", dtype="float32"), world.capitals[:120], paraphrases=False, chat=False)
+    known = [f for f, k in zip(world.capitals, found, strict=False) if k.known]
+    unknown = [f for f, k in zip(world.capitals, found, strict=False) if not k.known]
+    forget, keep = known[::2][:facts], known[1::2][:facts]
+    console.print(
+        f"{len(forget)} capitals to wash out of SmolLM2-135M-Instruct; {len(keep)} others must stay.", highlight=False
+    )
+    subjects = {f.subject for f in forget}
+    about = [f for f in world.continents if f.subject in subjects]
+    with progress() as on_progress:
+        method = Law(
+            "embedded",
+            forget,
+            keep=[*keep, *about],
+            references=unknown,
+            corpus=world.texts,
+            args=LawConfig(output_dir=out, seed=seed),
+            on_progress=on_progress,
+        )
+        result = method.run()
+    _print_result(result)
 
 
 def _read(source: str, templates: Path | None, skip: bool) -> Facts:

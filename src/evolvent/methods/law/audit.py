@@ -116,10 +116,10 @@ def attack(
             audit.recovered[name] = {f.id: bool(k.chat) for f, b, k in pairs if b.chat}
         elif name == "4bit":
             with quantised(edited):
-                found = questions.measure(model, brief=True)
-            audit.recovered[name] = {k.id: k.known for k in found.groups[FORGET]}
-            audit.metrics["known/forget/law-4bit"] = float(np.mean([k.known for k in found.groups[FORGET]]))
-            audit.metrics["perplexity/general/law-4bit"] = found.perplexity
+                found = probe(model, questions.forget, paraphrases=False, chat=False)
+                audit.metrics["perplexity/general/law-4bit"] = questions.perplexity(model)
+            audit.recovered[name] = {k.id: k.known for k in found}
+            audit.metrics["known/forget/law-4bit"] = float(np.mean([k.known for k in found]))
         elif name == "relearn":
             _relearn(model, questions.forget, args, audit)
         elif name == "membership" and never_known:

@@ -184,15 +184,16 @@ class Law:
         """L0: keep only facts that the model knows by prompt, paraphrase or chat, and whose subject has a position."""
 
         def compute(folder: Path) -> None:
-            rows = probe(self.model, self.facts, mode=self.args.probe_mode, max_new_tokens=self.args.max_new_tokens)
+            asked = Questionnaire(self.facts, (), (), self.args)
+            rows = asked.ask_forgotten(self.model)
             (folder / "probe.json").write_text(json.dumps([k.to_dict() for k in rows]))
 
         stored = self._stage("probe", {}, compute, lambda folder: json.loads((folder / "probe.json").read_text()))
         self.probed = [Knowledge.from_dict(k) for k in stored]
         usable = rows_for(self.model, self.facts, self.wordings)
-        self.known = [
-            f for f, k, rows in zip(self.facts, self.probed, usable, strict=True) if (k.known or k.chat) and rows
-        ]
+        chosen = [(k.known or bool(k.chat)) and bool(rows) for k, rows in zip(self.probed, usable, strict=True)]
+        self.known = [f for f, use in zip(self.facts, chosen, strict=True) if use]
+        self.found = [k for k, use in zip(self.probed, chosen, strict=True) if use]
         self.questions = Questionnaire(self.known, self.keep, self.held_out, self.args)
         if not self.known:
             self.folder.event("nothing-known")
@@ -204,12 +205,12 @@ class Law:
         return self.known
 
     def measure(self, variant: str) -> Measurement:
-        """Ask the model, as it is now, everything."""
+        """Ask the model, as it is now, for what must stay; the facts to forget were asked for last."""
         inputs = {"variant": variant, "washed": [p.after for p in self.patches.values()], **self._asked()}
         found: Measurement = self._stage(
             f"measure-{variant}",
             inputs,
-            lambda folder: self.questions.measure(self.model).save(folder / "measurement.json"),
+            lambda folder: self.questions.measure(self.model, self.found).save(folder / "measurement.json"),
             lambda folder: Measurement.load(folder / "measurement.json"),
         )
         self.variants[variant] = found
@@ -308,19 +309,22 @@ class Law:
             whether another round is needed.
         """
         inputs = {"washed": [p.after for p in self.patches.values()], **self._asked()}
-        self.checked = self._stage(
+        checked: Measurement = self._stage(
             f"verify-{self.round}",
             inputs,
-            lambda folder: self.questions.measure(self.model, brief=True).save(folder / "measurement.json"),
+            lambda folder: Measurement(
+                {FORGET: self.questions.ask_forgotten(self.model)}, self.questions.perplexity(self.model)
+            ).save(folder / "measurement.json"),
             lambda folder: Measurement.load(folder / "measurement.json"),
         )
-        self.ppl_ratio = self.checked.perplexity / self.variants["base"].perplexity
+        self.ppl_ratio = checked.perplexity / self.variants["base"].perplexity
         if self.args.on_budget == "stop" and self.ppl_ratio > self.args.max_ppl_ratio:
             self.folder.event("budget", round=self.round, ppl_ratio=self.ppl_ratio)
             logger.warning("round %d: perplexity x%.3f is over the budget: taken back", self.round, self.ppl_ratio)
             self._take_back_round()
             return False
-        known = {k.id for k in self.checked.groups[FORGET] if k.anywhere}
+        self.found = checked.groups[FORGET]
+        known = {k.id for k in self.found if k.anywhere}
         self.pending = [f for f in self.known if f.id in known]
         return len(known) > self.args.stop_accuracy * len(self.known)
 

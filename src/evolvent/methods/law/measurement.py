@@ -111,19 +111,30 @@ class Questionnaire:
         """The facts of a group."""
         return self.forget if group == FORGET else self.keep[group]
 
-    def measure(self, model: LocalModel, *, brief: bool = False) -> Measurement:
-        """Ask a variant everything; `brief` asks only for the forgotten facts, without chats, and for perplexity."""
-        groups = {}
-        for group in (FORGET,) if brief else (FORGET, *GROUPS):
-            groups[group] = probe(
-                model,
-                self.facts(group),
-                paraphrases=group == FORGET,
-                chat=not brief and "chat" in self.args.attacks,
-                mode=self.args.probe_mode,
-                max_new_tokens=self.args.max_new_tokens,
-            )
+    def ask_forgotten(self, model: LocalModel, *, chat: bool = True) -> list[Knowledge]:
+        """Ask for the facts to forget, in all ways."""
+        return self._ask(model, FORGET, chat=chat and "chat" in self.args.attacks)
+
+    def measure(self, model: LocalModel, forgotten: Sequence[Knowledge] | None = None) -> Measurement:
+        """Ask a variant everything.
+
+        Args:
+            model: the variant.
+            forgotten: what was found of the facts to forget, if they were asked for already.
+        """
+        groups = {FORGET: list(self.ask_forgotten(model) if forgotten is None else forgotten)}
+        groups |= {g: self._ask(model, g, chat="chat" in self.args.attacks) for g in GROUPS}
         return Measurement(groups, self.perplexity(model))
+
+    def _ask(self, model: LocalModel, group: str, *, chat: bool) -> list[Knowledge]:
+        return probe(
+            model,
+            self.facts(group),
+            paraphrases=group == FORGET,
+            chat=chat,
+            mode=self.args.probe_mode,
+            max_new_tokens=self.args.max_new_tokens,
+        )
 
     def perplexity(self, model: LocalModel) -> float:
         """On the held-out texts, each cut to 128 tokens; nan without any."""
