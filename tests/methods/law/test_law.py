@@ -272,3 +272,33 @@ def test_without_a_corpus_the_model_writes_its_own(folder, tmp_path):
     args = settings(tmp_path / "run", attacks=(), stats_tokens=60, max_rounds=1)
     assert Law(model, known_facts(model, 2), args=args).run().metrics["facts/known"] == 2
     assert list((tmp_path / "run" / "stages").glob("*-own-text"))
+
+
+def test_streamed_keys_give_the_weights_of_keys_held_at_once(folder, tmp_path, monkeypatch):
+    changes = {"attacks": (), "max_rounds": 1, "method": "memit", "lam": 1.0, "beta_rel": 1e9}
+    method(folder, tmp_path / "once", **changes).run()
+
+    def narrow(problem, kept):
+        sums = washing.Streamed(problem.decoder.width, problem.decoder.hidden)
+        for start in range(0, len(problem.active), 2):
+            sums.add(*problem._columns(problem.active[start : start + 2]))
+        return sums.spectrum(kept)
+
+    monkeypatch.setattr(washing._Problem, "_spectrum", narrow)
+    method(folder, tmp_path / "streamed", **changes).run()
+    once, streamed = (weights(tmp_path / name / "checkpoint") for name in ("once", "streamed"))
+    assert all(torch.allclose(once[n], streamed[n], atol=1e-4) for n in once)
+    assert any(not torch.equal(once[n], weights(folder)[n]) for n in once)
+
+
+def test_more_keys_than_units_are_streamed_by_themselves(folder, tmp_path, monkeypatch):
+    model = load_local(folder, dtype="float32")
+    facts = [*known_facts(model, 30), *known_facts(model, 20, relation="profit")]
+    monkeypatch.setattr(washing, "STREAM_FACTS", 16)
+    monkeypatch.setattr(washing, "dual", lambda *_: pytest.fail("held at once"))
+    changes = {"key_contexts": "each", "attacks": (), "max_rounds": 1, "layers": (1,), "target_steps": 2}
+    done = Law(model, facts, args=settings(tmp_path / "run", **changes), corpus=TEXTS)  # 4 x 50 keys, 96 units
+    done.run()
+    assert done.edits[0][0].facts == 50
+    with pytest.raises(ConfigError, match="streamed"):
+        Law(str(folder), facts, args=settings(tmp_path / "b", method="ascent", **changes), corpus=TEXTS).run()

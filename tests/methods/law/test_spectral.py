@@ -18,7 +18,8 @@ def problem(n: int = N, seed: int = 0):
     text = torch.randn(M, 400, generator=generator, dtype=torch.float64) * torch.linspace(0.2, 3, M)[:, None]
     keys = torch.randn(M, n, generator=generator, dtype=torch.float64)
     residuals = torch.randn(D, n, generator=generator, dtype=torch.float64)
-    references = torch.randn(M, 5, generator=generator, dtype=torch.float64)
+    some = torch.randn(M, 5, generator=generator, dtype=torch.float64)
+    references = some @ some.T
     return text @ text.T / 400, keys, residuals, references
 
 
@@ -27,7 +28,7 @@ def test_dual_primal_and_plain_solve_give_one_edit(n):
     general, keys, residuals, references = problem(n)
     kept = Kept(general, references, mu_ratio=0.7, ridge=1e-3)
     lam = 0.8
-    moment = (1 - 1e-3) * general + 1e-3 * general.trace() / M * torch.eye(M) + 0.7 * references @ references.T
+    moment = (1 - 1e-3) * general + 1e-3 * general.trace() / M * torch.eye(M) + 0.7 * references
     plain = torch.linalg.solve(lam * moment + keys @ keys.T, keys @ residuals.T).T
     for spectrum in (dual(kept, keys, residuals), primal(kept, keys @ keys.T, residuals @ keys.T)):
         edit = spectrum.delta(spectrum.memit(lam))
@@ -144,3 +145,22 @@ def test_requests_one_by_one_give_the_edit_of_the_batch():
     assert (ledger.solve(kept, 0.8) - expected).norm() <= 1e-9 * expected.norm()
     spectrum = ledger.spectrum(kept)
     assert (spectrum.delta(spectrum.law(0.8, 1.0, 1.0)) - batch.delta(batch.law(0.8, 1.0, 1.0))).norm() < 1e-8
+
+
+def test_sums_over_a_wide_model_need_no_memory_for_the_keys():
+    """m = 8192: after the sums are there, more facts take no more memory than one block of their keys."""
+    import resource
+
+    width, hidden, block = 8192, 8, 128
+    sums = Streamed(width, hidden, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.zeros(3, width)
+    peaks = []
+    for _ in range(4):
+        keys = torch.randn(width, block, generator=generator)
+        sums.add(keys, torch.ones(hidden, block))
+        expected += keys[:3] @ keys.T
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    assert torch.allclose(sums.moment[:3], expected, rtol=1e-4, atol=1e-2)
+    assert sums.count == 4 * block
+    assert peaks[-1] - peaks[0] < 4 * block * width * 4 / 2**20  # MB: less than all the keys

@@ -266,7 +266,7 @@ class Law:
 
         inputs = {"layer": last, "round": self.round, **self._asked(), **self._settings(TARGET_SETTINGS)}
         inputs |= {"facts": facts_digest(self.pending), "washed": [p.after for p in self.patches.values()]}
-        self.learnt: Targets = self._stage(f"targets-{self.round}", inputs, compute, _load_targets)
+        self.learnt: Targets = self._stage(f"targets-{self.round}", inputs, compute, load_targets)
         return self.learnt
 
     def wash(self) -> list[LayerEdit]:
@@ -560,7 +560,8 @@ def _share(found: Measurement) -> float:
     return sum(hits) / len(hits)
 
 
-def _load_targets(folder: Path) -> Targets:
+def load_targets(folder: Path) -> Targets:
+    """The displacements that a stage has learnt, in the order of its facts."""
     files = sorted(folder.glob("*.safetensors"), key=lambda f: int(f.stem))
     targets = Targets(torch.cat([load_file(f)["deltas"] for f in files]))
     for path in files:

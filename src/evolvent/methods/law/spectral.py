@@ -125,7 +125,7 @@ class Kept:
 
     Attributes:
         general: C0 = E[kkᵀ] over general text (m, m).
-        references: keys (m, n) that must keep their values.
+        references: Σ kkᵀ over keys that must keep their values (m, m).
         mu_ratio: μ/λ, the weight of a reference key.
         ridge: share of the mean eigenvalue that is added.
     """
@@ -144,13 +144,12 @@ class Kept:
         size = len(self.general)
         if not bool(torch.isfinite(self.general).all()):
             raise ModelError("the second moment of the general keys is not finite: look at the corpus, or use float32")
-        extra = torch.zeros_like(self.general)
-        if self.references is not None and self.mu_ratio > 0 and self.references.shape[1]:
-            extra = self.mu_ratio * self.references @ self.references.T
         mean = float(self.general.trace()) / size
         ridge = self.ridge
         while True:
-            moment = (1 - ridge) * self.general + extra
+            moment = (1 - ridge) * self.general
+            if self.references is not None:
+                moment += self.mu_ratio * self.references
             moment.diagonal().add_(ridge * mean)
             factor, failed = torch.linalg.cholesky_ex(moment)
             if not int(failed):

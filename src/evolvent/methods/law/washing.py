@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evolvent.data.records import Fact
-from evolvent.errors import ModelError
+from evolvent.errors import ConfigError, ModelError
 from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.patch import Patch, load_patches, make_patch, save_patches
@@ -26,6 +27,7 @@ from evolvent.methods.law.statistics import Statistics
 from evolvent.methods.law.wordings import Row, object_tokens
 
 logger = logging.getLogger(__name__)
+STREAM_FACTS = 1024  # whose keys are in memory at once
 
 
 @dataclass
@@ -117,7 +119,7 @@ def wash_round(
         ModelError: an edited weight is not finite.
     """
     last = layers[-1]
-    ends = [[Row(r.tokens[: r.edit + 1], r.edit, r.weight) for r in rows] for rows in work.rows]
+    ends = [_ends(rows) for rows in work.rows]
     flat = [r for rows in ends for r in rows]
     goal_file = folder / "goals.safetensors"
     if not goal_file.is_file():
@@ -184,40 +186,44 @@ class _Problem:
         share: int,
         args: LawConfig,
     ) -> None:
-        self.decoder, self.args, self.layer = decoder, args, layer
+        self.decoder, self.args, self.layer, self.last, self.share = decoder, args, layer, last, share
         self.projection = decoder.projections[layer]
-        owners = torch.tensor([i for i, rows in enumerate(ends) for _ in rows])
-        flat = [r for rows in ends for r in rows]
-        chosen = active[owners]
-        rows = [r for r, keep in zip(flat, chosen.tolist(), strict=True) if keep]
-        keys, states = decoder.read([r.tokens for r in rows], keys=[layer], residual=last)
+        self.relations = [fact.relation for fact in work.facts]
+        self.ends, self.goals = ends, goals
+        self.starts = [0, *accumulate(len(rows) for rows in ends)]  # first goal of each fact
+        self.active = [i for i, on in enumerate(active.tolist()) if on]
+        self.kept = [_ends(rows) for rows in [*work.references, *work.settled] if rows]
+
+    def _columns(self, facts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Keys (m, n) and residuals (d, n) of some facts."""
+        rows = [row for i in facts for row in self.ends[i]]
+        places = [n for i in facts for n in range(self.starts[i], self.starts[i + 1])]
+        keys, states = self.decoder.read([r.tokens for r in rows], keys=[self.layer], residual=self.last)
         assert states is not None
-        residuals = (goals[chosen] - states.double()) / share  # (rows, d)
-        found = keys[layer].double()
-        owners = owners[chosen]
-        if args.key_contexts == "mean":
+        found, residuals = keys[self.layer].double(), (self.goals[places] - states.double()) / self.share
+        owners = torch.tensor([i for i in facts for _ in self.ends[i]])
+        if self.args.key_contexts == "mean":
             weights = torch.tensor([r.weight for r in rows], dtype=torch.float64)
             found, residuals = _means(found, owners, weights), _means(residuals, owners, weights)
             owners = torch.unique(owners)
-        if args.contrast:
-            found = found - args.contrast * self._relation_means(found, [work.facts[i].relation for i in owners])
-        self.keys, self.residuals = found.T, residuals.T  # (m, n), (d, n)
-        self.facts = int(active.sum())
-        kept = [
-            [Row(r.tokens[: r.edit + 1], r.edit, r.weight) for r in rows] for rows in [*work.references, *work.settled]
-        ]
-        self.references = self._reference_keys([rows for rows in kept if rows])
+        if self.args.contrast:
+            found = found - self.args.contrast * self._relation_means(found, [self.relations[i] for i in owners])
+        return found.T, residuals.T
 
-    def _reference_keys(self, kept: Sequence[Sequence[Row]]) -> Tensor | None:
-        if not kept or not self.args.mu_ratio:
+    def _reference_moment(self) -> Tensor | None:
+        """Σ kkᵀ over references and facts that are gone already (m, m), block by block."""
+        if not self.kept or not self.args.mu_ratio:
             return None
-        flat = [r for rows in kept for r in rows]
-        keys, _ = self.decoder.read([r.tokens for r in flat], keys=[self.layer])
-        found = keys[self.layer].double()
-        if self.args.key_contexts == "mean":
-            owners = torch.tensor([i for i, rows in enumerate(kept) for _ in rows])
-            found = _means(found, owners, torch.tensor([r.weight for r in flat], dtype=torch.float64))
-        return found.T
+        sums = Streamed(self.decoder.width, 1)
+        for start in range(0, len(self.kept), STREAM_FACTS):
+            part = self.kept[start : start + STREAM_FACTS]
+            flat = [r for rows in part for r in rows]
+            found = self.decoder.read([r.tokens for r in flat], keys=[self.layer])[0][self.layer].double()
+            if self.args.key_contexts == "mean":
+                owners = torch.tensor([i for i, rows in enumerate(part) for _ in rows])
+                found = _means(found, owners, torch.tensor([r.weight for r in flat], dtype=torch.float64))
+            sums.add(found.T, torch.zeros(1, len(found), dtype=torch.float64))
+        return sums.moment
 
     @staticmethod
     def _relation_means(keys: Tensor, relations: Sequence[str]) -> Tensor:
@@ -229,7 +235,7 @@ class _Problem:
 
     def solve(self, general: Statistics, still_known: Callable[[], Tensor], *, final: bool) -> tuple[LayerEdit, Patch]:
         args, weight = self.args, self.projection.weight.clone()
-        kept = Kept(general.moment, self.references, args.mu_ratio, args.ridge)
+        kept = Kept(general.moment, self._reference_moment(), args.mu_ratio, args.ridge)
         spectrum = self._spectrum(kept)
         most = args.beta_rel * general.energy
         size = float(weight.double().norm())
@@ -260,7 +266,7 @@ class _Problem:
         loss = (edited.double() - weight.double() - delta).norm() / delta.norm().clamp(min=1e-300)
         return LayerEdit(
             layer=self.layer,
-            facts=self.facts,
+            facts=len(self.active),
             lam=lam,
             t=t,
             ridge=spectrum.ridge,
@@ -273,11 +279,19 @@ class _Problem:
         ), patch
 
     def _spectrum(self, kept: Kept) -> Spectrum:
-        width, count = self.keys.shape
-        if count < width:
-            return dual(kept, self.keys, self.residuals)
-        sums = Streamed(width, len(self.residuals))
-        sums.add(self.keys, self.residuals)
+        """From all keys at once while they are fewer than the MLP's units, else from sums over blocks of facts."""
+        columns = sum(len(self.ends[i]) if self.args.key_contexts == "each" else 1 for i in self.active)
+        if columns < self.decoder.width:
+            self.keys, residuals = self._columns(self.active)
+            return dual(kept, self.keys, residuals)
+        if self.args.method == "ascent" or self.args.contrast:
+            raise ConfigError(
+                f"{columns} keys for {self.decoder.width} units are streamed, which neither method='ascent' nor "
+                "contrast can be: use method='law' and contrast=0"
+            )
+        sums = Streamed(self.decoder.width, self.decoder.hidden)
+        for start in range(0, len(self.active), STREAM_FACTS):
+            sums.add(*self._columns(self.active[start : start + STREAM_FACTS]))
         return sums.spectrum(kept)
 
     def _lambda(self, spectrum: Spectrum, size: float, most: float) -> float:
@@ -306,6 +320,11 @@ class _Problem:
         if best is None:
             raise ModelError("t_grid is empty")
         return best[2], best[1], tried
+
+
+def _ends(rows: Sequence[Row]) -> list[Row]:
+    """Rows cut behind the token whose key is read."""
+    return [Row(r.tokens[: r.edit + 1], r.edit, r.weight) for r in rows]
 
 
 def _owned(deltas: Tensor, rows: Sequence[Sequence[Row]]) -> Tensor:
