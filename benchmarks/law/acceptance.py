@@ -45,7 +45,7 @@ def run(seed: int, out: Path, baselines: tuple[str, ...], scale: int, changes: d
     """One seed."""
     torch.set_num_threads(1)
     facts = protocol(seed, scale=scale)
-    args = LawConfig(output_dir=out, seed=seed, baselines=baselines, **changes)
+    args = LawConfig(output_dir=out, seed=seed, baselines=baselines, on_config_change="rerun", **changes)
     method = Law(
         "embedded",
         facts.forget,

@@ -51,7 +51,9 @@ def run(
 
     if preset not in ("default", "paper"):
         raise ConfigError(f"--preset {preset}: give default or paper")
-    given: dict[str, Any] = {"output_dir": out, "resume": resume}
+    if not resume and (out / "config.yaml").is_file():
+        raise ConfigError(f"{out} holds a run already: leave out --no-resume to go on, or choose another --out")
+    given: dict[str, Any] = {"output_dir": out}
     given |= {"on_config_change": "rerun"} if rerun else {}
     given |= {"baselines": [b.strip() for b in baselines.split(",")]} if baselines else {}
     start = LawConfig.paper(out).model_dump(exclude_unset=True) if preset == "paper" else {}

@@ -64,7 +64,6 @@ class LawConfig(BaseModel):
         relearn_steps: optimiser steps of the relearning attack on half of the facts.
         batch_tokens: padded tokens of a forward pass; None as the model has it.
         dtype: of the weights while they are edited; small edits drown in the rounding of bfloat16.
-        resume: whether an existing run may be continued.
         on_config_change: in a folder that holds a run with other settings: "refuse", or "rerun" what changed.
     """
 
@@ -124,7 +123,6 @@ class LawConfig(BaseModel):
     # machine
     batch_tokens: int | None = Field(None, ge=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    resume: bool = True
     on_config_change: Literal["refuse", "rerun"] = "refuse"
 
     @model_validator(mode="after")

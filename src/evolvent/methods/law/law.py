@@ -153,9 +153,7 @@ class Law:
     def opened(self) -> Iterator[Run]:
         """The run folder, locked, and the model, loaded, while stages run."""
         args = self.args
-        folder = Run.open(
-            args.output_dir, method="law", config=args, resume=args.resume, on_config_change=args.on_config_change
-        )
+        folder = Run.open(args.output_dir, method="law", config=args, on_config_change=args.on_config_change)
         with folder:
             self.folder = folder
             model: Any = self._model
