@@ -32,7 +32,8 @@ def run(corpus: str, seeds: list[int], runs: Path, changes: dict[str, Any]) -> N
         splits = CORPORA[corpus](seed)
         name = "-".join([corpus, str(seed), *(f"{k}={v}" for k, v in changes.items())])
         if changes and not (runs / name).exists():
-            shutil.copytree(runs / f"{corpus}-{seed}", runs / name)  # stages that do not change are not repeated
+            unfinished = shutil.ignore_patterns("metrics.json")  # stages that do not change are not repeated
+            shutil.copytree(runs / f"{corpus}-{seed}", runs / name, ignore=unfinished)
         settings = {**RECIPES[corpus], **changes, "on_config_change": "rerun"}
         args = SemiEvolConfig(output_dir=runs / name, seed=seed, **settings)
         method = SemiEvol(
