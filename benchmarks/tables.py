@@ -186,12 +186,14 @@ def law_audit(rows: dict[str, Row]) -> str:
 
 
 def law_attempts(rows: dict[str, Row]) -> str:
-    """One round under other settings, from the same targets."""
-    groups = ("forget", "paraphrases", "same-relation", "same-subject", "other")
-    lines = [["one round, seed 0: known, %", *groups, "perplexity"]]
+    """The same facts under other settings."""
+    groups = ("forget", "paraphrases", "chat", "same-relation", "same-subject", "other")
+    lines = [["known, %", *groups, "perplexity"]]
     for claim, row in rows.items():
         if claim.startswith("attempt: "):
-            lines.append([row["what"], *(f"{row[g]:.1f}" for g in groups), f"×{row['perplexity']:.3f}"])
+            lines.append(
+                [row["what"], *(f"{row[g]:.1f}" if g in row else "" for g in groups), f"×{row['perplexity']:.3f}"]
+            )
     return _table(lines)
 
 

@@ -2,6 +2,7 @@
 
 python -m benchmarks.law.acceptance run --seed 0 --out runs/law-0 [--baselines ascent] [--set KEY=VALUE ...]
 python -m benchmarks.law.acceptance record runs/law-0 runs/law-1 runs/law-2
+python -m benchmarks.law.acceptance attempt runs/other-0 --label "what was different"
 
 A run is a run folder: killed, it goes on. `record` pools the seeds, whose facts differ, into results/law.json.
 """
@@ -118,6 +119,32 @@ def collect(folders: list[Path], label: str) -> list[dict[str, Any]]:
     return rows + _attacks(folders, seeds, label)
 
 
+def attempt(folder: Path, label: str) -> dict[str, Any]:
+    """One row of a run with other settings."""
+    found = _variants(folder)
+    base, law = found["base"], found["law"]
+
+    def share(group: str, kind: str = "prompt") -> float:
+        return 100 * float(np.mean(law.hits(group, kind, base)))
+
+    lineage = json.loads((folder / "checkpoint" / "evolvent.json").read_text())
+    return {
+        "claim": f"attempt: {label}, seed {lineage['seed']}",
+        "what": label,
+        "value": share("same-relation"),
+        "unit": "%",
+        "comparator": "before",
+        "comparator_value": 100 * float(np.mean(base.hits("same-relation", "prompt"))),
+        "forget": share(FORGET),
+        "paraphrases": share(FORGET, "paraphrase"),
+        "chat": share(FORGET, "chat"),
+        **{group: share(group) for group in GROUPS},
+        "perplexity": law.perplexity / base.perplexity,
+        "n": len(law.groups["same-relation"]),
+        "seeds": [lineage["seed"]],
+    }
+
+
 def _attacks(folders: list[Path], seeds: list[int], label: str) -> list[dict[str, Any]]:
     metrics = [json.loads((f / "metrics.json").read_text()) for f in folders]
     rows = []
@@ -182,8 +209,15 @@ def main() -> None:
     recording = verbs.add_parser("record")
     recording.add_argument("folders", type=Path, nargs="+")
     recording.add_argument("--label", default="96 facts")
+    trying = verbs.add_parser("attempt")
+    trying.add_argument("folder", type=Path)
+    trying.add_argument("--label", required=True)
+    trying.add_argument("--settings", default="", help="the --set options of the run, for the record")
     arguments = parser.parse_args()
-    if arguments.verb == "run":
+    if arguments.verb == "attempt":
+        command = f"python -m benchmarks.law.acceptance run --seed SEED --out FOLDER {arguments.settings}".strip()
+        record("law", [attempt(arguments.folder, arguments.label)], command)
+    elif arguments.verb == "run":
         changes = {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in arguments.set)}
         kinds = tuple(k for k in arguments.baselines.split(",") if k)
         run(arguments.seed, arguments.out, kinds, arguments.scale, changes)

@@ -43,8 +43,8 @@ class Knowledge:
 
     @property
     def anywhere(self) -> bool:
-        """Known by prompt, by most paraphrases, or in the chat."""
-        return self.known or 2 * sum(self.paraphrases) > len(self.paraphrases) or bool(self.chat)
+        """Known by prompt, by a paraphrase, or in the chat."""
+        return self.known or any(self.paraphrases) or bool(self.chat)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

@@ -27,9 +27,12 @@ def build_report(method: Law, metrics: Mapping[str, Any]) -> Report:
     """The page."""
     before, after = metrics[f"known/{FORGET}/base"], metrics[f"known/{FORGET}/law"]
     gone = after <= method.args.stop_accuracy
-    said = f"{_percent(before)} of the facts were known before, {_percent(after)} after"
+    said = f"{_percent(before)} % of the facts were known before, {_percent(after)} % after"
     kept = metrics.get("known/same-relation/law")
-    said += f"; {_percent(kept)} of other facts of the same relations are still known." if kept is not None else "."
+    said += f"; {_percent(kept)} % of other facts of the same relations are still known." if kept is not None else "."
+    back = metrics.get("known/forget/law-relearn-other-half")
+    if back is not None:
+        said += f" Fine-tuning on half of the facts brings {_percent(back)} % of the other half back."
     report = Report("LAW", said, "good" if gone else "bad")
     report.facts(_facts(method, metrics))
     report.table("Before and after", *results_table(metrics), strong=1)
@@ -59,7 +62,10 @@ def build_report(method: Law, metrics: Mapping[str, Any]) -> Report:
         report.table("Kept facts that lost most", columns, lost, "These were known before; look here first.")
     left = [k for k in method.variants["law"].groups[FORGET] if k.anywhere]
     if left:
-        rows = [[k.id, _mark(k.known), f"{sum(k.paraphrases)} of {len(k.paraphrases)}", k.answer[:60]] for k in left]
+        names = {f.id: f"{f.subject} → {f.object}" for f in method.known}
+        rows = [
+            [names[k.id], _mark(k.known), f"{sum(k.paraphrases)} of {len(k.paraphrases)}", k.answer[:60]] for k in left
+        ]
         report.table("Not washed", ["fact", "by its prompt", "by paraphrases", "in the chat"], rows[:WORST])
     report.text("How to read this", NOTES)
     return report
@@ -87,7 +93,8 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
         cells = [_percent(metrics.get(f"{key}/{variant}")) for key in keys]
         rows.append([NAMES[variant], *cells, f"{metrics[prefix + variant]:.1f}"])
     counts = ", ".join(f"{metrics[f'known/{g}/law/n']} {g}" for g in (FORGET, *GROUPS) if f"known/{g}/law/n" in metrics)
-    return columns, rows, f"Facts known, %; {counts}. Gradient methods were stopped when they had forgotten as much."
+    caption = f"Facts known, %; {counts}."
+    return columns, rows, caption + (" Gradient methods stopped when they had forgotten as much." if rows[2:] else "")
 
 
 def _facts(method: Law, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,9 @@ from evolvent.methods.law.patch import Patch, load_patches, make_patch, save_pat
 from evolvent.methods.law.probe import ranks
 from evolvent.methods.law.spectral import Kept, Spectrum, Streamed, ascend, dual
 from evolvent.methods.law.statistics import Statistics
-from evolvent.methods.law.wordings import Row, object_tokens
+from evolvent.methods.law.wordings import Row, asked_rows, object_tokens
+from evolvent.models.local import LocalModel
+from evolvent.models.prefixes import Tokens
 
 logger = logging.getLogger(__name__)
 STREAM_FACTS = 1024  # whose keys are in memory at once
@@ -129,8 +131,11 @@ def wash_round(
         goal_file.with_suffix(".new").replace(goal_file)
     goals = load_file(goal_file)["goals"].double()
     objects = [object_tokens(decoder.model, fact) for fact in work.facts]
-    wordings = slice(None) if args.eliminate == "wordings" else slice(1)
-    asked = [(i, row.tokens) for i, rows in enumerate(work.rows) for row in rows[wordings]]
+    asked = [
+        (i, tokens)
+        for i, (fact, rows) in enumerate(zip(work.facts, work.rows, strict=True))
+        for tokens in _asked(decoder.model, fact, rows, args.eliminate)
+    ]
 
     def still_known() -> Tensor:
         """Which of the facts in work here are known; one that was left out is not asked for again."""
@@ -320,6 +325,13 @@ class _Problem:
         if best is None:
             raise ModelError("t_grid is empty")
         return best[2], best[1], tried
+
+
+def _asked(model: LocalModel, fact: Fact, rows: Sequence[Row], eliminate: str) -> list[Tokens]:
+    """What a fact is asked with before it counts as gone."""
+    if eliminate == "wordings":
+        return asked_rows(model, fact, rows)
+    return [row.tokens for row in (rows if eliminate == "contexts" else rows[:1])]
 
 
 def _ends(rows: Sequence[Row]) -> list[Row]:

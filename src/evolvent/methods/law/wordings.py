@@ -106,6 +106,16 @@ def rows_for(model: LocalModel, facts: Sequence[Fact], wordings: Sequence[Wordin
     return [[row for w in wordings if (row := row_for(model, fact, w)) is not None] for fact in facts]
 
 
+def asked_rows(model: LocalModel, fact: Fact, rows: Sequence[Row]) -> list[tuple[int, ...]]:
+    """All that a fact is asked with before it counts as gone: wordings, paraphrases, and in a chat its question."""
+    texts: list[Prompt] = [p.replace("{}", fact.subject, 1).rstrip() for p in fact.paraphrases]
+    if fact.question and getattr(model.tokenizer, "chat_template", None):
+        filled = (fact.prompt or "").replace("{}", fact.subject, 1).rstrip()
+        asked = fact.question.replace("{}", fact.subject, 1)
+        texts.append([{"role": "user", "content": asked}, {"role": "assistant", "content": filled}])
+    return [*(row.tokens for row in rows), *(tuple(model.encode(text)) for text in texts)]
+
+
 def object_tokens(model: LocalModel, fact: Fact) -> list[int]:
     """First tokens of the object and its aliases, with and without the space before them; the object's own first."""
     first = []
