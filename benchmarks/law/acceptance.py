@@ -209,6 +209,7 @@ def main() -> None:
     recording = verbs.add_parser("record")
     recording.add_argument("folders", type=Path, nargs="+")
     recording.add_argument("--label", default="96 facts")
+    recording.add_argument("--settings", default="", help="the --set options of the runs, for the record")
     trying = verbs.add_parser("attempt")
     trying.add_argument("folder", type=Path)
     trying.add_argument("--label", required=True)
@@ -222,7 +223,7 @@ def main() -> None:
         kinds = tuple(k for k in arguments.baselines.split(",") if k)
         run(arguments.seed, arguments.out, kinds, arguments.scale, changes)
     else:
-        command = "python -m benchmarks.law.acceptance run --seed SEED --out FOLDER, then record FOLDER ..."
+        command = f"python -m benchmarks.law.acceptance run --seed SEED --out FOLDER {arguments.settings}".strip()
         record("law", collect(arguments.folders, arguments.label), command)
 
 

@@ -46,8 +46,9 @@ class LawConfig(BaseModel):
         ridge: share of the mean eigenvalue that is added to C0; grows tenfold until Cholesky succeeds.
         n_references: most reference subjects whose keys are protected.
         mu_ratio: weight of a reference key over `lam`; 0 protects none.
-        eliminate: leave facts that are gone after a block out of the next one: gone in all "wordings" (contexts,
-            paraphrases and the question), in all "contexts", after the bare "prompt" (official code), or "never".
+        eliminate: when a fact is left out of the next block of a round: "never" (it is washed with all blocks), when it
+            is gone in all "wordings" (contexts, paraphrases and the question), in all "contexts" (measured: more of
+            the relation stays, and more comes back by paraphrase), or after the bare "prompt" (official code).
         max_rounds: repetitions on facts that are still known by prompt, paraphrase or chat.
         stop_accuracy: share still known at which rounds end.
         gone_margin: a fact counts as gone when its object's logit is so far below the best one (nats).
@@ -99,7 +100,7 @@ class LawConfig(BaseModel):
     # what is protected, and when to stop
     n_references: int = Field(512, ge=0)
     mu_ratio: float = Field(1.0, ge=0)
-    eliminate: Literal["wordings", "contexts", "prompt", "never"] = "wordings"
+    eliminate: Literal["never", "wordings", "contexts", "prompt"] = "never"
     max_rounds: int = Field(3, ge=1)
     stop_accuracy: float = Field(0.02, ge=0, lt=1)
     gone_margin: float = Field(0.0, ge=0)
