@@ -223,10 +223,12 @@ def learn_targets(
     model = decoder.model
     aims = aims_for(model, facts, rows, args)
     batches = _buckets(decoder, layer, aims, whole=whole)
-    sizes = torch.zeros(len(facts), device=model.device)  # ‖h‖ of each fact
-    for batch in reversed(batches):
-        for aim, state in zip(reversed(batch.aims), reversed(batch.suffixes.edited_states), strict=True):
-            sizes[aim.fact] = state.float().norm()
+    first = {aim.fact: aim for aim in reversed(aims)}
+    sizes = torch.zeros(len(facts), device=model.device)  # ‖h‖ of each fact in its first wording
+    for batch in batches:
+        for aim, state in zip(batch.aims, batch.suffixes.edited_states, strict=True):
+            if aim is first[aim.fact]:
+                sizes[aim.fact] = state.float().norm()
     unit = sizes / math.sqrt(decoder.hidden)
     steps = torch.zeros(len(facts), decoder.hidden, device=model.device)
     moment, variance = torch.zeros_like(steps), torch.zeros_like(steps)
