@@ -27,6 +27,10 @@ _HOMES = {
     "SemiEvol": "evolvent.methods.semievol.semievol",
     "SemiEvolConfig": "evolvent.methods.semievol.config",
     "SemiEvolResult": "evolvent.methods.semievol.semievol",
+    "SelfParam": "evolvent.methods.selfparam.selfparam",
+    "SelfParamConfig": "evolvent.methods.selfparam.config",
+    "SelfParamResult": "evolvent.methods.selfparam.selfparam",
+    "read_passages": "evolvent.data.passages",
     "Atlas": "evolvent.methods.atlas.atlas",
     "AtlasConfig": "evolvent.methods.atlas.config",
     "Budget": "evolvent.methods.atlas.budget",
@@ -53,6 +57,10 @@ if TYPE_CHECKING:
     from evolvent.methods.atlas.budget import Budget as Budget
     from evolvent.methods.atlas.config import AtlasConfig as AtlasConfig
     from evolvent.methods.atlas.entry import Entry as Entry
+    from evolvent.data.passages import read_passages as read_passages
+    from evolvent.methods.selfparam.config import SelfParamConfig as SelfParamConfig
+    from evolvent.methods.selfparam.selfparam import SelfParam as SelfParam
+    from evolvent.methods.selfparam.selfparam import SelfParamResult as SelfParamResult
     from evolvent.methods.semievol.config import SemiEvolConfig as SemiEvolConfig
     from evolvent.methods.semievol.semievol import SemiEvol as SemiEvol
     from evolvent.methods.semievol.semievol import SemiEvolResult as SemiEvolResult

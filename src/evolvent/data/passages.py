@@ -36,13 +36,15 @@ def read_passages(source: Passages) -> list[Passage]:
     if not passages:
         raise DataError(f"{name}: no passages; expected .txt and .md files, JSONL rows with {TEXT_COLUMNS[0]!r}")
     places: dict[str, str] = {}
+    kept: dict[str, Passage] = {}
     for passage, place in passages:
         if not passage.text.strip():
             raise DataError(f"{place}, field 'text': expected a text, got nothing")
-        if passage.id in places:
+        if passage.id in places and kept[passage.id].text != passage.text:
             raise DataError(f"{place}, field 'id': {passage.id!r} is also the id of {places[passage.id]}")
-        places[passage.id] = place
-    return [passage for passage, _ in passages]
+        places.setdefault(passage.id, place)
+        kept.setdefault(passage.id, passage)  # the same text twice is one passage
+    return list(kept.values())
 
 
 def split_passages(passages: Sequence[Passage], max_words: int) -> list[Passage]:

@@ -88,7 +88,7 @@ class SelfParamConfig(BaseModel):
     cross_entropy_weight: float = Field(0.0, ge=0)
     retention_weight: float = Field(1.0, ge=0)
     retention_rows: int = Field(4, ge=0)
-    retention_tokens: int = Field(64, ge=8)
+    retention_tokens: int = Field(32, ge=8)
     pair_weighting: Literal["uniform", "gain"] = "uniform"
     min_gain: float = 0.2
     min_teacher: float = -2.5

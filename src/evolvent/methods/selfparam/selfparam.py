@@ -192,7 +192,7 @@ class SelfParam:
         asked = asked[::step][: self.args.probe_pairs]
         shots = self.args.shots
         hints: dict[str, tuple[Hint, ...]] = {"auto": ("off", "all"), "off": ("off",), "all": ("off", "all"), "loo": ("off", "loo")}
-        forms: list[Format] = ["plain"] + (["chat"] if self.base.tokenizer.chat_template else [])
+        forms: list[Format] = list(dict.fromkeys(["plain", *self.args.formats]))
 
         def compute(folder: Path) -> None:
             teacher = Teacher(self.base, self.passages, self.pairs)
@@ -243,9 +243,9 @@ class SelfParam:
             students = [teacher.student(p, f) for p, f in zip(self.pairs, self.formats, strict=True)]
             alone = [float(r.gold.mean()) for r in token_distributions(base, students, top_k=1)]
             texts = self.retention or sampled_texts(base, 96, args.retention_tokens, args.seed)
-            pieces = text_pieces(base, texts, args.retention_tokens, MEASURED_PIECES + TRAINED_PIECES)
-            # Whole texts are held out: pieces come one text after the other, and the first of each come first.
-            held, trained = pieces[:MEASURED_PIECES], pieces[MEASURED_PIECES:]
+            cut = -(-len(texts) // 4)  # whole texts are held out, to measure on
+            held = text_pieces(base, texts[:cut], args.retention_tokens, MEASURED_PIECES)
+            trained = text_pieces(base, texts[cut:], args.retention_tokens, TRAINED_PIECES)
             if args.retention_rows and args.retention_weight and trained:
                 TeacherCache(folder / "text", {"top_k": args.top_k}).compute(
                     base,
@@ -311,10 +311,9 @@ class SelfParam:
 
     def report(self) -> SelfParamResult:
         """Write metrics.json, checkpoint/, ledger.jsonl and report.html."""
-        self.base_bytes = weight_bytes(self.base)
         metrics = build_metrics(self)
         checkpoint = publish(self, self.final, metrics)
-        metrics["storage/inference_bytes"] = weight_bytes(load_local(checkpoint)) - self.base_bytes
+        metrics["storage/inference_bytes"] = weight_bytes(load_local(checkpoint)) - weight_bytes(self.base)
         write_ledger(self)
         self.folder.write_metrics(metrics)
         page = build_report(self, metrics).save(self.args.output_dir / "report.html")
