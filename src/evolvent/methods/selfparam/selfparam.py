@@ -62,8 +62,9 @@ T = TypeVar("T")
 
 OnProgress = Callable[[str, int, int, str], None]
 
-MEASURED_PIECES = 24  # of general text, on which drift and perplexity are measured; never trained on
-TRAINED_PIECES = 400
+MEASURED_PIECES = 40  # of general text, on which drift and perplexity are measured; never trained on
+TRAINED_PIECES = 200
+PASSAGE_EXPOSURES = 4  # times that a passage is seen as text for each time that a fact is seen as a question
 LARGE = 500_000_000  # weights; above it LoRA is trained
 
 
@@ -290,7 +291,7 @@ class SelfParam:
             self.trained["sft"] = self._train_all("sft", rows, replay=False, text=[])
         if "ft_context" in self.args.baselines:
             groups = [passage_rows(self.base, group) for group in self._groups()]
-            self.trained["ft_context"] = self._train_all("ft_context", groups, replay=False, text=[])
+            self.trained["ft_context"] = self._train_all("ft_context", groups, replay=False, text=[], passages=True)
         return self.trained
 
     def evaluate(self) -> dict[str, Answers]:
@@ -313,7 +314,7 @@ class SelfParam:
         """Write metrics.json, checkpoint/, ledger.jsonl and report.html."""
         metrics = build_metrics(self)
         checkpoint = publish(self, self.final, metrics)
-        metrics["storage/inference_bytes"] = weight_bytes(load_local(checkpoint)) - weight_bytes(self.base)
+        metrics["storage/inference_bytes"] = weight_bytes(checkpoint) - weight_bytes(self.reference)
         write_ledger(self)
         self.folder.write_metrics(metrics)
         page = build_report(self, metrics).save(self.args.output_dir / "report.html")
@@ -430,6 +431,11 @@ class SelfParam:
         known = [p for p in self.passages if p.id in learnt]
         return [known] if self.args.mode == "batch" else [[p] for p in known]
 
+    def _facts(self, number: int) -> int:
+        """Facts that one injection is to learn."""
+        here = {passage.id for passage in self._groups()[number]}
+        return len({pair.fact for pair in self.learnt if pair.passage in here})
+
     def _distilled_rows(self) -> list[list[EncodedExample]]:
         """The rows of each injection."""
         return [
@@ -438,14 +444,18 @@ class SelfParam:
         ]
 
     def _train_all(
-        self, name: str, groups: Sequence[list[EncodedExample]], *, replay: bool, text: list[EncodedExample]
+        self,
+        name: str,
+        groups: Sequence[list[EncodedExample]],
+        *,
+        replay: bool,
+        text: list[EncodedExample],
+        passages: bool = False,
     ) -> list[Trained]:
         """One training for each group of rows, each from the model before it."""
         done: list[Trained] = []
-        steps_of = [
-            self.args.steps(len({p.fact for p in self.learnt if p.passage in {q.id for q in group}}))
-            for group in self._groups()
-        ]
+        seen = [len(g) * PASSAGE_EXPOSURES if passages else self._facts(n) for n, g in enumerate(groups)]
+        steps_of = [self.args.steps(count) for count in seen]
         for number, rows in enumerate(groups):
             old = replay_buffer(groups[:number], self.args) if replay and self.args.replay_share else []
             pairs, steps = [*rows, *old], steps_of[number]

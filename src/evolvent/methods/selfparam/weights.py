@@ -13,13 +13,15 @@ from evolvent.data.files import read_jsonl, write_jsonl
 from evolvent.data.overlap import text_key
 from evolvent.errors import DataError
 from evolvent.models.local import LocalModel
-from evolvent.models.resolve import load_local
+from evolvent.models.quiet import quiet
+from evolvent.models.resolve import checkpoint_folder, load_local
 from evolvent.runs.lineage import Lineage, weight_digest, write_lineage
 
 if TYPE_CHECKING:
     from evolvent.methods.selfparam.selfparam import SelfParam
 
 
+@quiet()
 def plain_checkpoint(checkpoint: Path, folder: Path) -> None:
     """Merge an adapter into full float32 weights in its place; drop the trainer's states."""
     if (checkpoint / "adapter_config.json").is_file():
@@ -32,8 +34,17 @@ def plain_checkpoint(checkpoint: Path, folder: Path) -> None:
     shutil.rmtree(folder / "trainer", ignore_errors=True)
 
 
-def weight_bytes(model: LocalModel) -> int:
-    """Bytes of all weights that are stored with a model."""
+def stored_dtype(reference: str) -> str:
+    """The type in which a model's weights are stored."""
+    from transformers import AutoConfig
+
+    dtype = getattr(AutoConfig.from_pretrained(checkpoint_folder(reference)), "dtype", None)
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
+def weight_bytes(reference: str) -> int:
+    """Bytes of all weights of a model, as they are stored."""
+    model = load_local(reference, dtype=stored_dtype(reference))
     return sum(p.numel() * p.element_size() for p in model.module.parameters())
 
 
@@ -108,15 +119,14 @@ def roll_back(folder: Path, injection: int) -> str:
     return _write(parent, folder / "checkpoint", lineage.parent, lineage)
 
 
+@quiet()
 def _write(trained: str, target: Path, original: str, lineage: Lineage) -> str:
     temporary = target.with_name(f"{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model: LocalModel = load_local(trained, dtype="float32")
-    dtype = load_local(original).dtype
-    module: torch.nn.Module = model.module.to(dtype)
-    module.save_pretrained(temporary)  # type: ignore[operator]
+    model.module.to(getattr(torch, stored_dtype(original))).save_pretrained(temporary)
     model.tokenizer.save_pretrained(temporary)
-    lineage = lineage.model_copy(update={"parent_digest": weight_digest(original)})
+    lineage = lineage.model_copy(update={"parent_digest": weight_digest(checkpoint_folder(original))})
     write_lineage(temporary, lineage, place=target)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
