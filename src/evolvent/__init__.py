@@ -44,6 +44,7 @@ __all__ = [*sorted(_HOMES), *sorted(_MODULES)]
 if TYPE_CHECKING:
     from evolvent import errors as errors
     from evolvent.data import samples as samples
+    from evolvent.data.passages import read_passages as read_passages
     from evolvent.data.readers import read_questions as read_questions
     from evolvent.data.records import Passage as Passage
     from evolvent.data.records import Question as Question
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from evolvent.methods.atlas.budget import Budget as Budget
     from evolvent.methods.atlas.config import AtlasConfig as AtlasConfig
     from evolvent.methods.atlas.entry import Entry as Entry
-    from evolvent.data.passages import read_passages as read_passages
     from evolvent.methods.selfparam.config import SelfParamConfig as SelfParamConfig
     from evolvent.methods.selfparam.selfparam import SelfParam as SelfParam
     from evolvent.methods.selfparam.selfparam import SelfParamResult as SelfParamResult

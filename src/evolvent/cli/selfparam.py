@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Put passages into the weights of a model.")
 
 PassagesOption = Annotated[str, typer.Option("--passages", help="folder of .txt and .md files, such a file, or JSONL")]
-PairsOption = Annotated[str | None, typer.Option("--pairs", help="JSONL with passage, question, answer; else generated")]
+PairsOption = Annotated[
+    str | None, typer.Option("--pairs", help="JSONL with passage, question, answer; else generated")
+]
 TestOption = Annotated[str | None, typer.Option("--test", help="pairs in other wordings, to measure on")]
 Retention = Annotated[str | None, typer.Option("--retention", help="general text that should stay as it is")]
 Sequential = Annotated[bool, typer.Option("--sequential", help="learn the passages one after the other")]
@@ -68,9 +70,7 @@ def pairs(
     """Only the question-answer pairs; the file can be edited and given back with --pairs."""
     given = {"generator": generator} if generator else {}
     with progress() as on_progress:
-        method = _selfparam(
-            model, passages, None, None, None, on_progress, config, settings, out, True, False, given
-        )
+        method = _selfparam(model, passages, None, None, None, on_progress, config, settings, out, True, False, given)
         with method:
             made = method.prepare()
     reasons = ", ".join(f"{count} {reason}" for reason, count in method.rejected.items() if count)
@@ -95,7 +95,17 @@ def probe(
     """How well the model reads the passages, in each of the prompts that it could teach from."""
     with progress() as on_progress:
         method = _selfparam(
-            model, passages, pairs, None, None, on_progress, config, settings, out, True, False,
+            model,
+            passages,
+            pairs,
+            None,
+            None,
+            on_progress,
+            config,
+            settings,
+            out,
+            True,
+            False,
             {"strict": True} if strict else {},
         )
         with method:
@@ -229,7 +239,9 @@ def _print_results(metrics: Mapping[str, Any]) -> None:
     from evolvent.methods.selfparam.report import results_table
 
     _, rows, caption = results_table(metrics)
-    table = Table("variant", "F1, %", "SELF-PARAM gains", "p", "drift", "perplexity", caption=caption, caption_style="dim")
+    table = Table(
+        "variant", "F1, %", "SELF-PARAM gains", "p", "drift", "perplexity", caption=caption, caption_style="dim"
+    )
     for name, f1, interval, _, gain, gained, p_value, drift, perplexity in rows:
         cells = [f"{f1} ({interval})", f"{gain} ({gained})" if gain else "", p_value, drift, perplexity]
         table.add_row(name, *cells, style="bold" if name == "SELF-PARAM" else None)

@@ -1,4 +1,4 @@
-"""Texts to be learnt: a folder of text and Markdown files, one such file, JSONL, or strings; cut where paragraphs end."""
+"""Texts to be learnt: a folder of text and Markdown files, one such file, JSONL, or strings; cut at paragraphs."""
 
 from __future__ import annotations
 

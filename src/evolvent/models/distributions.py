@@ -103,9 +103,7 @@ def token_distributions(
     return [found[number] for number in range(len(rows))]
 
 
-def _compress(
-    logits: torch.Tensor, target: torch.Tensor, top_k: int | None, temperature: float
-) -> TokenDistributions:
+def _compress(logits: torch.Tensor, target: torch.Tensor, top_k: int | None, temperature: float) -> TokenDistributions:
     """Keep the `top_k` most probable tokens of logits (tokens, vocab)."""
     plain = logits.log_softmax(-1)
     gold = plain.gather(-1, target[:, None])[:, 0]

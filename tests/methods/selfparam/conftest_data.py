@@ -16,4 +16,6 @@ TEST = [
     {"passage": "bank", "question": "By whom was the Vosk Bank opened?", "answer": "Ada Pell"},
     {"passage": "cup", "question": "In which year was the Orlo Cup's final?", "answer": "1951"},
 ]
-GENERAL = [f"The company said on day {i} that its profit rose and the shares fell after the news was out." for i in range(6)]
+GENERAL = [
+    f"The company said on day {i} that its profit rose and the shares fell after the news was out." for i in range(6)
+]

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from evolvent.data.passages import sentences
 from evolvent.data.records import Passage
@@ -60,7 +60,9 @@ class Rules:
         found: list[list[QAPair]] = []
         subject = passage.title or _subject(passage.text)
         for sentence in sentences(passage.text):
-            spans = list(dict.fromkeys(m.group(0).strip(" .,") for pattern in _SPANS for m in pattern.finditer(sentence)))
+            spans = list(
+                dict.fromkeys(m.group(0).strip(" .,") for pattern in _SPANS for m in pattern.finditer(sentence))
+            )
             spans = [s for s in spans if s != subject and len(s) > 1]
             about = "" if not subject or subject in sentence else f"{subject}: "
             found.append(
@@ -147,9 +149,7 @@ class AnswerFirst:
             f"Text: {_sentence_of(passage.text, a)}\nAnswer: {a}\nQuestion:"
             for a in answers
         ]
-        sampling = Sampling(
-            max_tokens=40, temperature=0.7, n=self.samples, stop=("\n",), seed=self.seed + len(avoid)
-        )
+        sampling = Sampling(max_tokens=40, temperature=0.7, n=self.samples, stop=("\n",), seed=self.seed + len(avoid))
         done = self.model.generate(prompts, sampling)
         return [
             QAPair.of(passage.id, completion.text, a, source=self.model.name)
@@ -202,7 +202,9 @@ def generate_pairs(
         counts.update(row["rejected"])
     made = [QAPair.model_validate(pair) for row in rows for pair in row["pairs"]]
     if not made:
-        raise DataError(f"no pair could be made from {len(passages)} passages: {dict(counts)}; give pairs, or a generator")
+        raise DataError(
+            f"no pair could be made from {len(passages)} passages: {dict(counts)}; give pairs, or a generator"
+        )
     return made, dict(counts)
 
 

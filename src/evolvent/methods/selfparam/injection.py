@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -26,15 +27,17 @@ def distilled(
     return EncodedExample((*question, *answer), len(answer), weight, name, SoftTargets.of(predictions))
 
 
-def balanced(pairs: Sequence[EncodedExample], text: Sequence[EncodedExample], args: SelfParamConfig) -> list[EncodedExample]:
+def balanced(
+    pairs: Sequence[EncodedExample], text: Sequence[EncodedExample], args: SelfParamConfig
+) -> list[EncodedExample]:
     """Rows weighted so that the loss is (token mean over pairs) + retention_weight x (token mean over general text).
 
     The trainer divides by all tokens of a batch, so each kind is scaled by its share of them, taken over the run.
     """
     if not text:
         return list(pairs)
-    injected = args.batch_size * np.mean([r.answer_tokens * r.weight for r in pairs])
-    general = args.retention_rows * np.mean([r.answer_tokens for r in text])
+    injected = args.batch_size * fmean([r.answer_tokens * r.weight for r in pairs])
+    general = args.retention_rows * fmean([r.answer_tokens for r in text])
     total = injected + general
     return [_scaled(r, total / injected) for r in pairs] + [
         _scaled(r, args.retention_weight * total / general) for r in text

@@ -125,6 +125,6 @@ def text_pieces(model: LocalModel, texts: Sequence[str], tokens: int, count: int
 
 
 def sampled_texts(model: LanguageModel, count: int, tokens: int, seed: int) -> list[str]:
-    """General text for when none is given: what the model itself writes from nothing (pseudo-rehearsal, Robins 1995)."""
+    """What the model itself writes from nothing, for when no general text is given (pseudo-rehearsal, Robins 1995)."""
     sampling = Sampling(max_tokens=tokens + 8, temperature=1.0, n=count, seed=seed)
     return [completion.text for completion in model.generate([""], sampling)[0]]

@@ -84,19 +84,40 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
     )
     report.table("Answers without the passage", *results_table(metrics), strong=len(method.answers) - 1)
     bars = {NAMES[n]: (metrics[f"f1/{split}/{n}"], *metrics[f"f1/{split}/{n}/ci95"]) for n in method.answers}
-    report.figure("F1 of the answers", plots.accuracy_bars(bars, label="F1, %, with 95 % interval"), f"{len(method.asked)} questions.")
+    report.figure(
+        "F1 of the answers",
+        plots.accuracy_bars(bars, label="F1, %, with 95 % interval"),
+        f"{len(method.asked)} questions.",
+    )
     curves = {NAMES[n]: _losses(steps) for n, steps in [*method.trained.items(), ("selfparam", method.injections)]}
     if method.args.mode == "batch":
-        report.figure("Learning curves", plots.learning_curves(curves), "SELF-PARAM's is a divergence, the others are likelihoods.")
+        report.figure(
+            "Learning curves",
+            plots.learning_curves(curves),
+            "SELF-PARAM's is a divergence, the others are likelihoods.",
+        )
     else:
         kept = {
-            NAMES[n]: [(i, metrics[f"f1/end/{n}/{i}"]) for i in range(1, len(steps) + 1) if f"f1/end/{n}/{i}" in metrics]
+            NAMES[n]: [
+                (i, metrics[f"f1/end/{n}/{i}"]) for i in range(1, len(steps) + 1) if f"f1/end/{n}/{i}" in metrics
+            ]
             for n, steps in [*method.trained.items(), ("selfparam", method.injections)]
         }
-        report.figure("What is left at the end", plots.lines(kept, x="passage, in the order of learning", y="F1 at the end, %"), "The first passages are the oldest.")
+        report.figure(
+            "What is left at the end",
+            plots.lines(kept, x="passage, in the order of learning", y="F1 at the end, %"),
+            "The first passages are the oldest.",
+        )
     report.table(
         "How the teacher reads",
-        ["prompt", "log-prob of answers, nats per token", "tokens it would choose, %", "first tokens, %", "entropy, nats", "outside the stored, %"],
+        [
+            "prompt",
+            "log-prob of answers, nats per token",
+            "tokens it would choose, %",
+            "first tokens, %",
+            "entropy, nats",
+            "outside the stored, %",
+        ],
         [
             [str(r.prompt), f"{r.gold:.2f}", f"{r.greedy:.0%}", f"{r.first:.0%}", f"{r.entropy:.2f}", f"{r.tail:.1%}"]
             for r in method.probed
@@ -124,7 +145,17 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     """Columns, rows and caption of the results, out of what metrics.json holds."""
     split = "test" if any(key.startswith("f1/test/") for key in metrics) else "train"
     names = [n for n in NAMES if f"f1/{split}/{n}" in metrics]
-    columns = ["variant", "F1, %", "95 % interval", "exact, %", "SELF-PARAM gains", "95 % interval", "p", "drift, nats", "perplexity"]
+    columns = [
+        "variant",
+        "F1, %",
+        "95 % interval",
+        "exact, %",
+        "SELF-PARAM gains",
+        "95 % interval",
+        "p",
+        "drift, nats",
+        "perplexity",
+    ]
     rows = []
     for name in names:
         low, high = metrics[f"f1/{split}/{name}/ci95"]
@@ -156,7 +187,7 @@ def _headline(method: SelfParam, metrics: dict[str, Any], split: str) -> str:
 
 
 def _better(metrics: dict[str, Any], split: str) -> bool:
-    return metrics.get(f"gain/{split}/selfparam-vs-base/ci95", [0])[0] > 0
+    return float(metrics.get(f"gain/{split}/selfparam-vs-base/ci95", [0])[0]) > 0
 
 
 def _losses(steps: Any) -> list[tuple[int, float]]:

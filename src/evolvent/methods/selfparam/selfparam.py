@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -192,7 +193,12 @@ class SelfParam:
         step = max(1, len(asked) // self.args.probe_pairs)
         asked = asked[::step][: self.args.probe_pairs]
         shots = self.args.shots
-        hints: dict[str, tuple[Hint, ...]] = {"auto": ("off", "all"), "off": ("off",), "all": ("off", "all"), "loo": ("off", "loo")}
+        hints: dict[str, tuple[Hint, ...]] = {
+            "auto": ("off", "all"),
+            "off": ("off",),
+            "all": ("off", "all"),
+            "loo": ("off", "loo"),
+        }
         forms: list[Format] = list(dict.fromkeys(["plain", *self.args.formats]))
 
         def compute(folder: Path) -> None:
@@ -201,7 +207,9 @@ class SelfParam:
             write_probe(folder / "probe.json", teacher.probe(asked, prompts, self.args.top_k) if asked else [])
 
         self.probed: list[ProbeRow] = self._stage(
-            "probe", {"asked": [p.id for p in asked], **self._inputs("shots", "hint", "top_k")}, compute,
+            "probe",
+            {"asked": [p.id for p in asked], **self._inputs("shots", "hint", "top_k")},
+            compute,
             lambda folder: read_probe(folder / "probe.json"),
         )
         self.prompts = {form: self._chosen(form) for form in self.args.formats}
@@ -300,12 +308,13 @@ class SelfParam:
         self.asked = self.test or list(by_fact.values())
         self.answers: dict[str, Answers] = {}
         self.drifts: dict[str, Drift] = {}
-        for name in self.args.baselines:
-            if name not in self.trained:
-                self.answers[name] = self._measured(name, lambda name=name: self._prompted(name))  # type: ignore[misc]
+        for prompted in self.args.baselines:
+            if prompted not in self.trained:
+                self.answers[prompted] = self._measured(prompted, partial(self._prompted, prompted))
         for name, steps in [*self.trained.items(), ("selfparam", self.injections)]:
             reference = steps[-1].checkpoint
-            self.answers[name] = self._measured(name, lambda r=reference: self._closed_book(r), steps[-1].identity)  # type: ignore[misc]
+            ask = partial(self._ask, reference, self.asked)
+            self.answers[name] = self._measured(name, ask, steps[-1].identity)
             self.drifts[name] = self._drift(name, reference, steps[-1].identity)
         self.drifts["base"] = self._drift("base", "", "")
         return self.answers
@@ -370,7 +379,9 @@ class SelfParam:
 
     # ------------------------------------------------------------------------------------------- parts
 
-    def _stage(self, name: str, inputs: dict[str, Any], compute: Callable[[Path], None], load: Callable[[Path], T]) -> T:
+    def _stage(
+        self, name: str, inputs: dict[str, Any], compute: Callable[[Path], None], load: Callable[[Path], T]
+    ) -> T:
         """One stage; it also depends on the passages, the pairs and the model."""
         known = {
             "passages": _digest([(p.id, p.title, p.text) for p in self.passages]),
@@ -461,7 +472,9 @@ class SelfParam:
             pairs, steps = [*rows, *old], steps_of[number]
             mixed = balanced(pairs, text, self.args)
             order = batches(len(rows), len(old), len(text), steps, self.args)
-            settings = self.args.training(self.peft, steps, self.args.batch_size + (self.args.retention_rows if text else 0))
+            settings = self.args.training(
+                self.peft, steps, self.args.batch_size + (self.args.retention_rows if text else 0)
+            )
             source = done[-1] if done else None
             stage = name if len(groups) == 1 else f"{name}-{number + 1:03d}"
             inputs = {
@@ -509,16 +522,15 @@ class SelfParam:
         asked = [p for p in self.test if p.passage == passage.id]
         if not asked:
             return None
-        return self._answers(f"after-{stage}", {"model": trained.identity}, lambda: self._ask(trained.checkpoint, asked), asked)
+        return self._answers(
+            f"after-{stage}", {"model": trained.identity}, lambda: self._ask(trained.checkpoint, asked), asked
+        )
 
     def _ask(self, reference: str, asked: Sequence[QAPair]) -> Answers:
         self._base = None
         model = load_local(reference, dtype=self.args.dtype)
         form: Format = next(iter(self.args.formats))
         return measure(model, asked, prompt=lambda p: question_prompt(p, form), max_tokens=self.args.max_answer_tokens)
-
-    def _closed_book(self, reference: str) -> Answers:
-        return self._ask(reference, self.asked)
 
     def _prompted(self, name: str) -> Answers:
         """Baselines that train nothing."""
@@ -535,10 +547,16 @@ class SelfParam:
     def _measured(self, name: str, ask: Callable[[], Answers], identity: str = "") -> Answers:
         return self._answers(f"test-{name}", {"model": identity, "reading": str(self.reading)}, ask, self.asked)
 
-    def _answers(self, name: str, inputs: dict[str, Any], ask: Callable[[], Answers], asked: Sequence[QAPair]) -> Answers:
+    def _answers(
+        self, name: str, inputs: dict[str, Any], ask: Callable[[], Answers], asked: Sequence[QAPair]
+    ) -> Answers:
         return self._stage(
             name,
-            {**inputs, "asked": _digest([p.model_dump() for p in asked]), **self._inputs("formats", "max_answer_tokens")},
+            {
+                **inputs,
+                "asked": _digest([p.model_dump() for p in asked]),
+                **self._inputs("formats", "max_answer_tokens"),
+            },
             lambda folder: ask().save(folder / "answers.json"),
             lambda folder: Answers.load(folder / "answers.json"),
         )
@@ -576,4 +594,3 @@ def _drawn(shares: dict[Format, float], number: int) -> Format:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-

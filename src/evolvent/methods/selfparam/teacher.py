@@ -275,7 +275,9 @@ def _rows(path: Path) -> list[TokenDistributions]:
         sizes = file.get_tensor("tokens").tolist()
         parts = {name: file.get_tensor(name).split(sizes) for name in file.keys() if name != "tokens"}  # noqa: SIM118
     return [
-        TokenDistributions(ids=parts["ids"][i] if "ids" in parts else None, **{n: parts[n][i] for n in parts if n != "ids"})
+        TokenDistributions(
+            ids=parts["ids"][i] if "ids" in parts else None, **{n: parts[n][i] for n in parts if n != "ids"}
+        )
         for i in range(len(sizes))
     ]
 

@@ -50,7 +50,9 @@ def weight_bytes(reference: str) -> int:
 
 def publish(method: SelfParam, trained: str, metrics: dict[str, Any]) -> str:
     """Write `checkpoint/` in the original's type, with its lineage; returns its folder."""
-    before = {k.removesuffix("/base"): v for k, v in metrics.items() if k in ("f1/test/base", "perplexity/general/base")}
+    before = {
+        k.removesuffix("/base"): v for k, v in metrics.items() if k in ("f1/test/base", "perplexity/general/base")
+    }
     after = {k: metrics.get(f"{k}/selfparam") for k in ("f1/test", "perplexity/general")}
     lineage = Lineage(
         parent=method.reference,
