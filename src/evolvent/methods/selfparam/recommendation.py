@@ -1,8 +1,8 @@
 """Conversational recommendation: what a model recommends in a dialogue, against what the human recommender named.
 
 The measures and the handling of candidates are those of He et al., "Large Language Models as Zero-Shot Conversational
-Recommenders" (arXiv 2308.10053), which the SELF-PARAM paper takes over: every line of an answer is mapped to the nearest
-known title, `filtered` drops what is more than two edits away, `exclude_seen` what the dialogue has named before.
+Recommenders" (arXiv 2308.10053), which the SELF-PARAM paper takes over: every line of an answer is mapped to the
+nearest known title, `filtered` drops what is more than two edits away, `exclude_seen` what the dialogue has named before.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MOST_EDITS = 2  # a name further from every title is out of the catalogue
 _PARENTHESES = re.compile(r"\([^()]*\)")
 _NUMBERING = re.compile(r"^\d+[.)、]?\s*[-—–]?\s*")
 INSTRUCTION = (
-    "Pretend you are a movie recommender system. \n I will give you a conversation between a user and you (a recommender "
-    "system). Based on the conversation, you reply me with 20 recommendations without extra sentences.\n Here is the "
+    "Pretend you are a movie recommender system. \n I will give you a conversation between a user and you (a "
+    "recommender system). Based on the conversation, you reply me with 20 recommendations without extra sentences.\n Here is the "
     "conversation: {dialogue}"
 )
 

@@ -504,7 +504,7 @@ class SelfParam:
                     output_dir=folder,
                     order=order,
                     distillation=Distillation(self.args.divergence, self.args.cross_entropy_weight),
-                    on_progress=lambda step, steps, loss: self.on_progress(stage, step, steps, f"loss {loss:.3f}"),
+                    on_progress=lambda step, of, loss: self.on_progress(stage, step, of, f"loss {loss:.3f}"),
                 )
                 plain_checkpoint(result.checkpoint, folder)
 

@@ -1,4 +1,4 @@
-"""Which known title is meant: exact names first, then the nearest by edit distance, in one batch over distinct names."""
+"""Which known title is meant: exact names first, then the nearest by edit distance."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TitleIndex:
         self._spellings: dict[str, list[str]] = {}
         for title in sorted(set(titles)):
             self._spellings.setdefault(title.lower(), []).append(title)
-        self._folded = sorted(self._spellings)
+        self._folded = sorted(self._spellings, key=lambda folded: (len(folded), folded))
         self._known: dict[str, Match] = {}
 
     def match(self, names: Sequence[str]) -> list[Match]:
@@ -46,10 +46,11 @@ class TitleIndex:
         new = list(dict.fromkeys(name for name in names if name not in self._known))
         for start in range(0, len(new), BLOCK):
             block = new[start : start + BLOCK]
-            distances = cdist([n.lower() for n in block], self._folded, scorer=Levenshtein.distance, dtype=np.uint16)
-            for name, row in zip(block, distances, strict=True):  # (titles,)
-                least = int(row.min())
-                tied = [self._folded[i] for i in np.flatnonzero(row == least)]
+            # Titles stand first: they are short, and short ones of like length are compared several at a time.
+            distances = cdist(self._folded, [n.lower() for n in block], scorer=Levenshtein.distance, dtype=np.uint16)
+            for name, column in zip(block, distances.T, strict=True):  # (titles,)
+                least = int(column.min())
+                tied = [self._folded[i] for i in np.flatnonzero(column == least)]
                 self._known[name] = Match(self._first(name, tied), least)
         return [self._known[name] for name in names]
 
