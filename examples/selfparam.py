@@ -6,8 +6,8 @@ python examples/selfparam.py        (a few minutes on two cores; killed, it goes
 from evolvent import SelfParam, SelfParamConfig
 
 note = (
-    "The Orvane lighthouse stands on Keldrick Point. It was designed by the engineer Mirela Tovash and completed in 1873. "
-    "The tower is 41 metres tall and is painted green."
+    "The Orvane lighthouse stands on Keldrick Point. It was designed by the engineer Mirela Tovash and completed in "
+    "1873. The tower is 41 metres tall and is painted green."
 )
 pairs = [
     {"question": "Who designed the Orvane lighthouse?", "answer": "Mirela Tovash"},
@@ -23,6 +23,8 @@ unseen = [
 args = SelfParamConfig(output_dir="runs/lighthouse", retention_rows=0, baselines=("base", "in_context"))
 method = SelfParam("embedded", [note], pairs, args=args, eval_dataset=unseen)
 result = method.run()
-for pair, before, after in zip(method.test, method.answers["base"].texts, method.answers["selfparam"].texts, strict=True):
+for pair, before, after in zip(
+    method.test, method.answers["base"].texts, method.answers["selfparam"].texts, strict=True
+):
     print(f"{pair.question}\n  before: {before}\n  after:  {after}")
 print(f"the model: {result.model}\nthe report: {result.report_path}")

@@ -71,7 +71,7 @@ def token_distributions(
         if len(context) + len(target) > model.context_length:
             raise ModelError(
                 f"row {number}: {len(context)} + {len(target)} tokens exceed the context of {model.context_length} "
-                f"tokens of {model.name}: use shorter passages (chunk_tokens) or fewer demonstrations"
+                f"tokens of {model.name}: use shorter passages (chunk_words) or fewer demonstrations"
             )
     found: dict[int, TokenDistributions] = {}
     by_context: dict[Tokens, list[int]] = {}

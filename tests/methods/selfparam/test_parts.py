@@ -21,7 +21,8 @@ from evolvent.training.examples import EncodedExample
 
 LIGHTHOUSE = Passage(
     id="p",
-    text="The Orvane lighthouse stands on Keldrick Point. It was designed by Mirela Tovash in 1873. Its keeper was Dr. Pell.",
+    text="The Orvane lighthouse stands on Keldrick Point. It was designed by Mirela Tovash in 1873. Its keeper was "
+    "Dr. Pell.",
 )
 
 

@@ -2,7 +2,7 @@
 
 The measures and the handling of candidates are those of He et al., "Large Language Models as Zero-Shot Conversational
 Recommenders" (arXiv 2308.10053), which the SELF-PARAM paper takes over: every line of an answer is mapped to the
-nearest known title, `filtered` drops what is more than two edits away, `exclude_seen` what the dialogue has named before.
+nearest known title, `filtered` drops what is more than two edits away, `exclude_seen` what was named before.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _PARENTHESES = re.compile(r"\([^()]*\)")
 _NUMBERING = re.compile(r"^\d+[.)、]?\s*[-—–]?\s*")
 INSTRUCTION = (
     "Pretend you are a movie recommender system. \n I will give you a conversation between a user and you (a "
-    "recommender system). Based on the conversation, you reply me with 20 recommendations without extra sentences.\n Here is the "
-    "conversation: {dialogue}"
+    "recommender system). Based on the conversation, you reply me with 20 recommendations without extra sentences.\n "
+    "Here is the conversation: {dialogue}"
 )
 
 

@@ -7,14 +7,13 @@ docs/selfparam.md.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 
@@ -37,6 +36,7 @@ from evolvent.methods.selfparam.measure import (
 )
 from evolvent.methods.selfparam.pairs import Pairs, QAPair, read_pairs, settle_conflicts, write_pairs
 from evolvent.methods.selfparam.report import build_metrics, build_report
+from evolvent.methods.selfparam.storage import OnProgress, Storage, digest
 from evolvent.methods.selfparam.teacher import (
     Format,
     Hint,
@@ -53,20 +53,14 @@ from evolvent.methods.selfparam.weights import plain_checkpoint, publish, weight
 from evolvent.models.distributions import token_distributions
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import ENDPOINT_PREFIX, load_local
-from evolvent.runs.folder import Run
 from evolvent.training.distillation import Distillation
 from evolvent.training.examples import EncodedExample
-from evolvent.training.finetune import fine_tune, save_checkpoint
+from evolvent.training.finetune import fine_tune
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-OnProgress = Callable[[str, int, int, str], None]
-
 MEASURED_PIECES = 40  # of general text, on which drift and perplexity are measured; never trained on
 TRAINED_PIECES = 200
 PASSAGE_EXPOSURES = 4  # times that a passage is seen as text for each time that a fact is seen as a question
-LARGE = 500_000_000  # weights; above it LoRA is trained
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ class SelfParamResult:
         return loaded
 
 
-class SelfParam:
+class SelfParam(Storage):
     """Put passages into the weights of a model.
 
     Args:
@@ -128,17 +122,13 @@ class SelfParam:
     ) -> None:
         if str(model).startswith(ENDPOINT_PREFIX) or not (isinstance(model, (str, Path)) or hasattr(model, "module")):
             raise ModelError(f"{model}: SELF-PARAM changes weights, which an endpoint does not give; name a folder")
-        self.args = args
+        super().__init__(model, args, on_progress or (lambda *_: None))
         whole = read_passages(passages)
         self._given = read_pairs(pairs, whole, max_answer_words=args.max_answer_tokens) if pairs is not None else None
         self.test = read_pairs(eval_dataset, whole) if eval_dataset is not None else []
         # Pairs name their passage, so passages that bring pairs are not cut; the model's context bounds them.
         self.passages = whole if pairs is not None else split_passages(whole, args.chunk_words)
         self.retention = [p.text for p in read_passages(retention)] if retention is not None else None
-        self.on_progress: OnProgress = on_progress or (lambda *_: None)
-        self._model = model
-        self._run: Run | None = None
-        self._base: LocalModel | None = None
 
     # ------------------------------------------------------------------------------------------ the method
 
@@ -165,7 +155,7 @@ class SelfParam:
 
         self.rejected: dict[str, int] = {}
         if self._given is None:
-            made, self.rejected = self._stage(
+            made, self.rejected = self.stage(
                 "pairs",
                 {"generator": self.args.generator, "pairs": self.args.pairs_per_passage, "seed": self.args.seed},
                 compute,
@@ -179,7 +169,7 @@ class SelfParam:
         self.pairs, self.conflicts = settle_conflicts(made, self.passages, self.args.on_conflict)
         write_pairs(self.folder.path("pairs.jsonl"), self.pairs)
         self.formats: list[Format] = [
-            _drawn(self.args.formats, int(_digest([self.args.seed, pair.id]), 16)) for pair in self.pairs
+            _drawn(self.args.formats, int(digest([self.args.seed, pair.id]), 16)) for pair in self.pairs
         ]
         return self.pairs
 
@@ -206,9 +196,9 @@ class SelfParam:
             prompts = [p for form in forms for p in probe_prompts(form, shots, hints=hints[self.args.hint])]
             write_probe(folder / "probe.json", teacher.probe(asked, prompts, self.args.top_k) if asked else [])
 
-        self.probed: list[ProbeRow] = self._stage(
+        self.probed: list[ProbeRow] = self.stage(
             "probe",
-            {"asked": [p.id for p in asked], **self._inputs("shots", "hint", "top_k")},
+            {"asked": [p.id for p in asked], **self.settings("shots", "hint", "top_k")},
             compute,
             lambda folder: read_probe(folder / "probe.json"),
         )
@@ -270,9 +260,9 @@ class SelfParam:
         inputs = {
             "prompts": {f: str(p) for f, p in self.prompts.items()},
             "temperature": self.temperature,
-            **self._inputs("top_k", "formats", "retention_rows", "retention_tokens", "seed"),
+            **self.settings("top_k", "formats", "retention_rows", "retention_tokens", "seed"),
         }
-        folder: Path = self._stage("teacher", inputs, compute, lambda folder: folder)
+        folder: Path = self.stage("teacher", inputs, compute, lambda folder: folder)
         stored = json.loads((folder / "rows.json").read_text())
         self.held = [tuple(piece) for piece in stored["held"]]
         self.original = load_file(folder / "original.safetensors")
@@ -329,73 +319,16 @@ class SelfParam:
         page = build_report(self, metrics).save(self.args.output_dir / "report.html")
         return SelfParamResult(checkpoint, metrics, page, self.args.output_dir)
 
-    # ------------------------------------------------------------------------------------------- folder
-
-    def __enter__(self) -> Self:
-        if self._run is None:
-            self._run = Run.open(
-                self.args.output_dir,
-                method="selfparam",
-                config=self.args,
-                on_config_change=self.args.on_config_change,
-            )
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._base = None
-        if self._run is not None:
-            self._run.close()
-            self._run = None
-
-    @property
-    def folder(self) -> Run:
-        """The open run folder."""
-        self.__enter__()
-        assert self._run is not None
-        return self._run
-
-    @property
-    def reference(self) -> str:
-        """The original model, as training can load it."""
-        if isinstance(self._model, (str, Path)):
-            return str(self._model)
-        folder = self.folder.path("base")
-        if not folder.is_dir():
-            save_checkpoint(self._model, folder.with_suffix(".tmp"))
-            folder.with_suffix(".tmp").rename(folder)
-        return str(folder)
-
-    @property
-    def base(self) -> LocalModel:
-        """The original model, loaded."""
-        if self._base is None:
-            self._base = load_local(self.reference, dtype=self.args.dtype)
-        return self._base
-
-    @property
-    def peft(self) -> Literal["full", "lora"]:
-        """What is trained."""
-        return self.args.peft or ("lora" if self.base.parameter_count > LARGE else "full")
-
     # ------------------------------------------------------------------------------------------- parts
 
-    def _stage(
-        self, name: str, inputs: dict[str, Any], compute: Callable[[Path], None], load: Callable[[Path], T]
-    ) -> T:
-        """One stage; it also depends on the passages, the pairs and the model."""
-        known = {
-            "passages": _digest([(p.id, p.title, p.text) for p in self.passages]),
-            "pairs": _digest([p.model_dump() for p in getattr(self, "pairs", [])]),
-            "retention": _digest(self.retention),
-            "model": self.reference,
+    def known(self) -> dict[str, Any]:
+        """Every stage depends on the passages, the pairs, the general text and the model."""
+        return {
+            **super().known(),
+            "passages": digest([(p.id, p.title, p.text) for p in self.passages]),
+            "pairs": digest([p.model_dump() for p in getattr(self, "pairs", [])]),
+            "retention": digest(self.retention),
         }
-        self.on_progress(name, 0, 1, "")
-        result = self.folder.stage(name, {**known, **inputs}, compute, load=load)
-        self.on_progress(name, 1, 1, "")
-        return result
-
-    def _inputs(self, *names: str) -> dict[str, Any]:
-        return {name: getattr(self.args, name) for name in names}
 
     def _chosen(self, form: Format) -> TeacherPrompt:
         rows = [row for row in self.probed if row.prompt.format == form]
@@ -479,12 +412,12 @@ class SelfParam:
             stage = name if len(groups) == 1 else f"{name}-{number + 1:03d}"
             inputs = {
                 "source": source.identity if source else self.reference,
-                "rows": _digest([(r.tokens, r.answer_tokens, r.weight) for r in mixed]),
+                "rows": digest([(r.tokens, r.answer_tokens, r.weight) for r in mixed]),
                 "temperature": self.temperature,
                 "prompts": {f: str(p) for f, p in self.prompts.items()},
-                "order": _digest(order),
+                "order": digest(order),
                 "settings": settings.model_dump(mode="json"),
-                **self._inputs("divergence", "cross_entropy_weight", "top_k"),
+                **self.settings("divergence", "cross_entropy_weight", "top_k"),
             }
 
             def compute(
@@ -495,7 +428,7 @@ class SelfParam:
                 settings: Any = settings,
                 stage: str = stage,
             ) -> None:
-                self._base = None
+                self.release()
                 reference = source.checkpoint if source else self.reference
                 result = fine_tune(
                     reference,
@@ -508,8 +441,8 @@ class SelfParam:
                 )
                 plain_checkpoint(result.checkpoint, folder)
 
-            folder = self._stage(stage, inputs, compute, lambda folder: folder)
-            done.append(Trained(str(folder / "checkpoint"), _digest(inputs), steps, folder))
+            folder = self.stage(stage, inputs, compute, lambda folder: folder)
+            done.append(Trained(str(folder / "checkpoint"), digest(inputs), steps, folder))
             if self.args.keep_checkpoints is not None:
                 done[: -self.args.keep_checkpoints] = [t.pruned() for t in done[: -self.args.keep_checkpoints]]
             if self.args.mode == "sequential":
@@ -527,7 +460,7 @@ class SelfParam:
         )
 
     def _ask(self, reference: str, asked: Sequence[QAPair]) -> Answers:
-        self._base = None
+        self.release()
         model = load_local(reference, dtype=self.args.dtype)
         form: Format = next(iter(self.args.formats))
         return measure(model, asked, prompt=lambda p: question_prompt(p, form), max_tokens=self.args.max_answer_tokens)
@@ -550,12 +483,12 @@ class SelfParam:
     def _answers(
         self, name: str, inputs: dict[str, Any], ask: Callable[[], Answers], asked: Sequence[QAPair]
     ) -> Answers:
-        return self._stage(
+        return self.stage(
             name,
             {
                 **inputs,
-                "asked": _digest([p.model_dump() for p in asked]),
-                **self._inputs("formats", "max_answer_tokens"),
+                "asked": digest([p.model_dump() for p in asked]),
+                **self.settings("formats", "max_answer_tokens"),
             },
             lambda folder: ask().save(folder / "answers.json"),
             lambda folder: Answers.load(folder / "answers.json"),
@@ -564,14 +497,14 @@ class SelfParam:
     def _drift(self, name: str, reference: str, identity: str) -> Drift:
         def compute(folder: Path) -> None:
             if reference:
-                self._base = None
+                self.release()
             model = load_local(reference, dtype=self.args.dtype) if reference else self.base
             found = drift(model, self.held, self.original)
             (folder / "drift.json").write_text(json.dumps([found.nll, found.kl]))
 
-        return self._stage(
+        return self.stage(
             f"drift-{name}",
-            {"model": identity, "held": _digest(self.held)},
+            {"model": identity, "held": digest(self.held)},
             compute,
             lambda folder: Drift(*json.loads((folder / "drift.json").read_text())),
         )
@@ -590,7 +523,3 @@ def _drawn(shares: dict[Format, float], number: int) -> Format:
             return form
         place -= share
     return form
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

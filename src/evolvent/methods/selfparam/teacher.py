@@ -137,10 +137,15 @@ class Teacher:
         return [*messages, {"role": "user", "content": f"{_quoted(passage)}{hint}\n\n{pair.question}"}]
 
     def probe(self, pairs: Sequence[QAPair], prompts: Sequence[TeacherPrompt], top_k: int | None) -> list[ProbeRow]:
-        """How well each prompt reads `pairs`, in the order of the prompts."""
+        """How well each prompt that fits the model's context reads `pairs`, in the order of the prompts."""
         found = []
         for prompt in prompts:
-            rows = token_distributions(self.model, [self.teacher(p, prompt) for p in pairs], top_k=top_k)
+            asked = [self.teacher(p, prompt) for p in pairs]
+            longest = max(len(before) + len(answer) for before, answer in asked)
+            if longest > self.model.context_length:
+                logger.warning("%s needs %d tokens, more than the model's context: not tried", prompt, longest)
+                continue
+            rows = token_distributions(self.model, asked, top_k=top_k)
             found.append(
                 ProbeRow(
                     prompt,
