@@ -32,7 +32,8 @@ def run(corpus: str, seeds: list[int], runs: Path, changes: dict[str, Any]) -> N
         splits = CORPORA[corpus](seed)
         name = "-".join([corpus, str(seed), *(f"{k}={v}" for k, v in changes.items())])
         if changes and not (runs / name).exists():
-            shutil.copytree(runs / f"{corpus}-{seed}", runs / name)  # stages that do not change are not repeated
+            unfinished = shutil.ignore_patterns("metrics.json")  # stages that do not change are not repeated
+            shutil.copytree(runs / f"{corpus}-{seed}", runs / name, ignore=unfinished)
         settings = {**RECIPES[corpus], **changes, "on_config_change": "rerun"}
         args = SemiEvolConfig(output_dir=runs / name, seed=seed, **settings)
         method = SemiEvol(
@@ -68,7 +69,7 @@ def results(corpus: str, runs: Path) -> list[dict[str, Any]]:
                 "p_value": test.p_value,
                 "n": correct[name].shape[1],
                 "seeds": seeds,
-                "per_seed": [round(100 * x, 2) for x in (correct["semievol"] - correct[name]).mean(1)],
+                "per_seed": [round(float(100 * x), 2) for x in (correct["semievol"] - correct[name]).mean(1)],
             }
         )
     interval = bootstrap_interval(correct["semievol"])
@@ -80,7 +81,7 @@ def results(corpus: str, runs: Path) -> list[dict[str, Any]]:
             "ci95": [100 * interval.low, 100 * interval.high],
             "n": correct["semievol"].shape[1],
             "seeds": seeds,
-            "per_seed": [round(100 * x, 2) for x in correct["semievol"].mean(1)],
+            "per_seed": [round(float(100 * x), 2) for x in correct["semievol"].mean(1)],
         }
     )
     gaps = [100 * (m["pseudo_accuracy/selected"] - m["pseudo_accuracy/all"]) for m in metrics]
@@ -122,6 +123,8 @@ def attempts(corpus: str, runs: Path) -> list[dict[str, Any]]:
             continue
         seeds = [int(p.parent.name.split("-")[1]) for p in folders]
         tried = [json.loads(p.read_text()) for p in folders]
+        pair = [[_evaluation(p.parent, name).correct for p in folders] for name in ("sft-same-compute", "semievol")]
+        test = paired_bootstrap(*(np.array(correct, dtype=float) for correct in pair))
         taken = [json.loads((runs / f"{corpus}-{seed}" / "metrics.json").read_text()) for seed in seeds]
         rows.append(
             {
@@ -132,6 +135,9 @@ def attempts(corpus: str, runs: Path) -> list[dict[str, Any]]:
                 "unit": "%",
                 "comparator": "the recipe, same seeds",
                 "comparator_value": 100 * float(np.mean([m["accuracy/test/semievol"] for m in taken])),
+                "gain": 100 * test.difference,
+                "gain_ci95": [100 * test.low, 100 * test.high],
+                "p_value": test.p_value,
                 "selected": 100 * float(np.mean([m["pseudo_accuracy/selected"] for m in tried])),
                 "seeds": seeds,
                 "per_seed": [round(100 * m["accuracy/test/semievol"], 2) for m in tried],
@@ -141,7 +147,7 @@ def attempts(corpus: str, runs: Path) -> list[dict[str, Any]]:
 
 
 def _evaluation(folder: Path, name: str) -> Evaluation:
-    return Evaluation.load(next(folder.glob(f"stages/*-test-{name}")) / "evaluation.json")
+    return Evaluation.load(max(folder.glob(f"stages/*-test-{name}")) / "evaluation.json")
 
 
 def main() -> None:
