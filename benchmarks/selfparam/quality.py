@@ -26,7 +26,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cross-entropy": {"retention_rows": 0, "cross_entropy_weight": 0.5, "baselines": ()},
     "slow": {"retention_rows": 0, "learning_rate": 5e-5, "baselines": ()},
     "soft": {"retention_rows": 0, "temperature": 1.0, "baselines": ()},
-    "question-free": {"retention_rows": 0, "generator": "rules", "baselines": ()},
+    "cloze": {"retention_rows": 0, "generator": "rules", "baselines": ()},
+    "split": {"retention_rows": 0, "generator": "split", "baselines": ()},
 }
 
 
@@ -36,7 +37,7 @@ def method(recipe: str, seed: int, runs: Path) -> SelfParam:
     if seed and recipe == "recipe":
         settings["baselines"] = ("sft",)
     args = SelfParamConfig(output_dir=runs / f"{recipe}-{seed}", seed=seed, **settings)
-    pairs = None if recipe == "question-free" else train
+    pairs = None if "generator" in settings else train
 
     def say(stage: str, done: int, total: int, note: str) -> None:
         if done in (0, total) or done % 12 == 0:

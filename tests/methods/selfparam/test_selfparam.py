@@ -125,3 +125,34 @@ def test_what_cannot_work_is_said_before_anything_is_computed(tiny_folder, setti
         SelfParam(str(tiny_folder), PASSAGES, [{"passage": "ghost", "question": "q?", "answer": "a"}], args=settings())
     with pytest.raises(ModelError, match="nats per token"):
         build(tiny_folder, settings(strict=True)).run()
+
+
+def test_without_general_text_the_model_rehearses_its_own(tiny_folder, settings):
+    method = SelfParam(str(tiny_folder), PASSAGES, PAIRS, args=settings(baselines=()), eval_dataset=TEST)
+    result = method.run()
+    assert len(method.text) > 10
+    assert "texts that the model itself wrote" in result.report_path.read_text()
+    again = SelfParam(str(tiny_folder), PASSAGES, PAIRS, args=settings(baselines=()), eval_dataset=TEST)
+    with again:
+        again.prepare()
+        again.probe()
+        again.teach()
+    assert [r.tokens for r in again.text] == [r.tokens for r in method.text]
+
+
+def test_retention_keeps_general_text_where_it_was(tiny_folder, settings, tmp_path):
+    moved = {}
+    for weight in (0.0, 4.0):
+        args = settings(baselines=(), exposures=24, retention_weight=weight, output_dir=tmp_path / str(weight))
+        moved[weight] = build(tiny_folder, args).run().metrics["drift/general/selfparam"]
+    assert moved[4.0] < 0.7 * moved[0.0]
+
+
+def test_a_text_is_learnt_without_any_question(tiny_folder, settings):
+    args = settings(baselines=(), generator="split", retention_rows=0, exposures=60, shots=0)
+    method = SelfParam(str(tiny_folder), PASSAGES, None, args=args, eval_dataset=TEST, retention=GENERAL)
+    method.run()
+    losses = json.loads((method.injections[0].folder / "training.json").read_text())["losses"]
+    assert losses[-1][1] < 0.5 * losses[0][1]
+    with pytest.raises(ConfigError, match="no questions"):
+        SelfParam(str(tiny_folder), PASSAGES, None, args=args)

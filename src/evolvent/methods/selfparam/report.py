@@ -96,7 +96,7 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
             plots.learning_curves(curves),
             "SELF-PARAM's is a divergence, the others are likelihoods.",
         )
-    else:
+    elif method.test:
         kept = {
             NAMES[n]: [
                 (i, metrics[f"f1/end/{n}/{i}"]) for i in range(1, len(steps) + 1) if f"f1/end/{n}/{i}" in metrics

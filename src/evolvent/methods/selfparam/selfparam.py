@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from evolvent.data.passages import Passages, read_passages, split_passages
 from evolvent.data.records import Passage
-from evolvent.errors import ModelError, NothingSelectedError
+from evolvent.errors import ConfigError, ModelError, NothingSelectedError
 from evolvent.methods.selfparam.baselines import Trained, passage_rows, reading_prompt, retrieved
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import generate_pairs
@@ -122,6 +122,8 @@ class SelfParam(Storage):
     ) -> None:
         if str(model).startswith(ENDPOINT_PREFIX) or not (isinstance(model, (str, Path)) or hasattr(model, "module")):
             raise ModelError(f"{model}: SELF-PARAM changes weights, which an endpoint does not give; name a folder")
+        if args.generator == "split" and pairs is None and eval_dataset is None:
+            raise ConfigError('generator="split" makes no questions to measure with: give eval_dataset (--test)')
         super().__init__(model, args, on_progress or (lambda *_: None))
         whole = read_passages(passages)
         self._given = read_pairs(pairs, whole, max_answer_words=args.max_answer_tokens) if pairs is not None else None
