@@ -33,7 +33,7 @@ def rows_at(model: LocalModel, context_tokens: int) -> tuple[list, list]:  # typ
     text = passages[0].text
     filler = " ".join(p.text for p in passages[1:]) * 8
     while len(model.encode(text)) < context_tokens and filler:
-        text, filler = f"{filler[:200]} {text}", filler[200:]
+        text, filler = f"{filler[:20]} {text}", filler[20:]
     shown = [passages[0].model_copy(update={"text": text}), *passages[1:]]
     pairs = [p for p in train if p.passage == passages[0].id][:PAIRS]
     teacher = Teacher(model, shown, pairs)

@@ -85,6 +85,7 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str
     for (name, points), color in zip(curves.items(), _SERIES, strict=False):
         scale = 100 if percent else 1
         axes.plot([p[0] for p in points], [p[1] * scale for p in points], color=color, marker="o", label=name)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(curves))

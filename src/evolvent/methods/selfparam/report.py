@@ -108,6 +108,8 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
             plots.lines(kept, x="passage, in the order of learning", y="F1 at the end, %"),
             "The first passages are the oldest.",
         )
+    seconds = {k: v for k, v in method.folder.seconds.items() if v >= 0.05}
+    report.figure("Time of each stage", plots.stage_times(seconds), f"{sum(seconds.values()):.0f} seconds in all.")
     report.table(
         "How the teacher reads",
         [
@@ -125,8 +127,6 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
         "On training pairs; a teacher that reads below -1 nats per token has little to teach.",
         strong=next((i for i, r in enumerate(method.probed) if r.prompt in method.prompts.values()), -1),
     )
-    seconds = {k: v for k, v in method.folder.seconds.items() if v >= 0.05}
-    report.figure("Time of each stage", plots.stage_times(seconds), f"{sum(seconds.values()):.0f} seconds in all.")
     shown = [
         [p.question or p.begin[:60] + " …", p.answer, method.answers["selfparam"].texts[i]]
         for i, p in enumerate(method.asked[:12])
