@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from evolvent.errors import ConfigError, DataError, ModelError
 from evolvent.methods.selfparam.selfparam import SelfParam
 from evolvent.methods.selfparam.weights import read_ledger, roll_back
+from evolvent.models.protocol import Sampling
 
 
 def build(folder, args, **more):
@@ -156,3 +157,19 @@ def test_a_text_is_learnt_without_any_question(tiny_folder, settings):
     assert losses[-1][1] < 0.5 * losses[0][1]
     with pytest.raises(ConfigError, match="no questions"):
         SelfParam(str(tiny_folder), PASSAGES, None, args=args)
+
+
+def test_the_teacher_can_write_the_answers_itself(tiny_folder, tiny_model, settings):
+    method = build(tiny_folder, settings(answers="teacher", baselines=()))
+    with method:
+        method.prepare()
+        method.probe()
+        method.teach()
+    given = {pair["question"]: pair["answer"] for pair in PAIRS}
+    assert method.pairs
+    assert all(pair.answer != given[pair.question] for pair in method.pairs)
+    shown = next(p for p in method.pairs if p.question == PAIRS[0]["question"])
+    prompt = f"{PASSAGES[0]['text']}\n\nQuestion: {shown.question}\nAnswer:"
+    assert str(method.prompts["plain"]) == "plain"
+    (said,) = tiny_model.generate([prompt], Sampling(max_tokens=8, stop=("\n",)))[0]
+    assert shown.answer == said.text.strip()

@@ -195,6 +195,6 @@ def _losses(steps: Any) -> list[tuple[int, float]]:
 
 
 def _at_end(method: SelfParam, name: str, number: int) -> float:
-    (passage,) = method._groups()[number - 1]
+    (passage,) = method.groups()[number - 1]
     scores = [f1 for f1, pair in zip(method.answers[name].f1, method.asked, strict=True) if pair.passage == passage.id]
     return float(np.mean(scores))

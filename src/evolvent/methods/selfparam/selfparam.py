@@ -27,6 +27,7 @@ from evolvent.methods.selfparam.injection import balanced, batches, distilled, g
 from evolvent.methods.selfparam.measure import (
     Answers,
     Drift,
+    answer,
     drift,
     measure,
     original_predictions,
@@ -219,6 +220,8 @@ class SelfParam(Storage):
             if self.args.strict:
                 raise ModelError(said)
             logger.warning(said)
+        if self.args.answers == "teacher":
+            self._let_the_teacher_answer()
         return self.prompts
 
     def teach(self) -> None:
@@ -290,7 +293,7 @@ class SelfParam(Storage):
             rows = [[_hard(r) for r in group] for group in self._distilled_rows()]
             self.trained["sft"] = self._train_all("sft", rows, replay=False, text=[])
         if "ft_context" in self.args.baselines:
-            groups = [passage_rows(self.base, group) for group in self._groups()]
+            groups = [passage_rows(self.base, group) for group in self.groups()]
             self.trained["ft_context"] = self._train_all("ft_context", groups, replay=False, text=[], passages=True)
         return self.trained
 
@@ -332,6 +335,28 @@ class SelfParam(Storage):
             "retention": digest(self.retention),
         }
 
+    def _let_the_teacher_answer(self) -> None:
+        """Replace the pairs' answers by what the teacher says, reading the passage; pairs without one go."""
+
+        def compute(folder: Path) -> None:
+            teacher = Teacher(self.base, self.passages, self.pairs)
+            asked = [teacher.reading(p, self.prompts[f]) for p, f in zip(self.pairs, self.formats, strict=True)]
+            said = answer(self.base, asked, max_tokens=self.args.max_answer_tokens)
+            (folder / "answers.json").write_text(json.dumps(said))
+
+        said = self.stage(
+            "answers",
+            {"prompts": {f: str(p) for f, p in self.prompts.items()}, **self.settings("max_answer_tokens")},
+            compute,
+            lambda folder: json.loads((folder / "answers.json").read_text()),
+        )
+        kept = [
+            (pair.model_copy(update={"answer": text}), form)
+            for pair, form, text in zip(self.pairs, self.formats, said, strict=True)
+            if text and pair.kind != "split"
+        ]
+        self.pairs, self.formats = [pair for pair, _ in kept], [form for _, form in kept]
+
     def _chosen(self, form: Format) -> TeacherPrompt:
         rows = [row for row in self.probed if row.prompt.format == form]
         if self.args.teacher_format == "fixed" or not rows:
@@ -372,21 +397,22 @@ class SelfParam(Storage):
             for i, w in zip(kept, weights, strict=True)
         ]
 
-    def _groups(self) -> list[list[Passage]]:
+    def groups(self) -> list[list[Passage]]:
+        """The passages of each injection."""
         learnt = {pair.passage for pair in self.learnt}
         known = [p for p in self.passages if p.id in learnt]
         return [known] if self.args.mode == "batch" else [[p] for p in known]
 
     def _facts(self, number: int) -> int:
         """Facts that one injection is to learn."""
-        here = {passage.id for passage in self._groups()[number]}
+        here = {passage.id for passage in self.groups()[number]}
         return len({pair.fact for pair in self.learnt if pair.passage in here})
 
     def _distilled_rows(self) -> list[list[EncodedExample]]:
         """The rows of each injection."""
         return [
             [row for row, pair in zip(self.rows, self.learnt, strict=True) if pair.passage in {p.id for p in group}]
-            for group in self._groups()
+            for group in self.groups()
         ]
 
     def _train_all(
@@ -453,7 +479,7 @@ class SelfParam(Storage):
 
     def _after(self, stage: str, number: int, trained: Trained) -> Answers | None:
         """Right after an injection: the questions of that passage."""
-        (passage,) = self._groups()[number]
+        (passage,) = self.groups()[number]
         asked = [p for p in self.test if p.passage == passage.id]
         if not asked:
             return None

@@ -71,7 +71,7 @@ def publish(method: SelfParam, trained: str, metrics: dict[str, Any]) -> str:
 def write_ledger(method: SelfParam) -> None:
     """One line an injection: what went in, from which weights to which. Texts are kept as hashes only."""
     rows = []
-    for number, (group, done) in enumerate(zip(method._groups(), method.injections, strict=True), start=1):
+    for number, (group, done) in enumerate(zip(method.groups(), method.injections, strict=True), start=1):
         pairs = [p for p in method.learnt if p.passage in {q.id for q in group}]
         rows.append(
             {
