@@ -11,6 +11,7 @@ from evolvent.errors import DataError
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import ModelGenerator, Rules, SplitContext, parse_pairs
 from evolvent.methods.selfparam.injection import balanced, batches, gain_weights
+from evolvent.methods.selfparam.measure import held_out
 from evolvent.methods.selfparam.pairs import QAPair, acceptable, contains, read_pairs, settle_conflicts, write_pairs
 from evolvent.methods.selfparam.recommendation import Turn, evaluate_recommendations, readable_title, recommended_names
 from evolvent.methods.selfparam.teacher import Teacher, TeacherCache, TeacherPrompt
@@ -280,3 +281,20 @@ def test_seen_and_unknown_candidates_are_dropped_only_when_asked():
     assert strict.values("ndcg", 1) == [1.0]
     assert plain.values("recall", 1) == [0.0]
     assert plain.values("mrr", 5, "discussion") == []
+
+
+# ---------------------------------------------------------------------------------------------- measure
+
+
+@pytest.mark.parametrize("texts", [["shares rose " * 80], ["shares rose " * 20, "the cup was won " * 20] * 4])
+def test_general_text_that_is_measured_is_never_trained_on(tiny_model, texts):
+    texts = [f"{text}{i}" for i, text in enumerate(texts)]
+    held, trained = held_out(tiny_model, texts, 8, 5, 30)
+    assert held
+    assert trained
+    assert len(held) <= 5
+    if len(texts) >= 4:
+        joined = [tiny_model.tokenizer.decode(piece) for piece in held]
+        assert all(any(piece in text for text in texts[:2]) for piece in joined)
+    with pytest.raises(DataError, match="no text of 8 tokens"):
+        held_out(tiny_model, ["a"], 8, 5, 30)

@@ -173,3 +173,13 @@ def test_the_teacher_can_write_the_answers_itself(tiny_folder, tiny_model, setti
     assert str(method.prompts["plain"]) == "plain"
     (said,) = tiny_model.generate([prompt], Sampling(max_tokens=8, stop=("\n",)))[0]
     assert shown.answer == said.text.strip()
+
+
+def test_a_generator_that_writes_nothing_usable_leaves_the_passage_to_the_rules(tiny_folder, settings):
+    args = settings(generator="self", baselines=(), max_rounds=1, pairs_per_passage=2)
+    with SelfParam(str(tiny_folder), PASSAGES, None, args=args, eval_dataset=TEST) as method:
+        pairs = method.prepare()
+    assert {pair.source for pair in pairs} == {"rules"}
+    assert {pair.passage for pair in pairs} == {"bank", "cup"}
+    assert method.rejected["passages left to the rules"] == 2
+    assert sum(method.rejected.values()) > 2

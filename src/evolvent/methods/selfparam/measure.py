@@ -11,6 +11,7 @@ from typing import Self
 
 import torch
 
+from evolvent.errors import DataError
 from evolvent.evaluation.metrics import exact_match, squad_f1
 from evolvent.methods.selfparam.pairs import QAPair, contains
 from evolvent.methods.selfparam.teacher import Format
@@ -112,6 +113,28 @@ def original_predictions(model: LocalModel, pieces: Sequence[tuple[int, ...]]) -
         assert row.ids is not None
         stored |= {f"ids/{index}": row.ids, f"log_probs/{index}": row.log_probs}
     return stored
+
+
+def held_out(
+    model: LocalModel, texts: Sequence[str], tokens: int, measured: int, trained: int
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Pieces of general text to measure on, and other ones to train on.
+
+    A quarter of the texts is held out whole; of fewer than four texts, the first quarter of the pieces.
+
+    Raises:
+        DataError: no text is `tokens` long.
+    """
+    if len(texts) >= 4:
+        cut = -(-len(texts) // 4)
+        parts = text_pieces(model, texts[:cut], tokens, measured), text_pieces(model, texts[cut:], tokens, trained)
+    else:
+        pieces = [piece for text in texts for piece in text_pieces(model, [text], tokens, measured + trained)]
+        cut = min(measured, -(-len(pieces) // 4))
+        parts = pieces[:cut], pieces[cut : cut + trained]
+    if not parts[0]:
+        raise DataError(f"general text: no text of {tokens} tokens to measure on: give longer texts (--retention)")
+    return parts
 
 
 def text_pieces(model: LocalModel, texts: Sequence[str], tokens: int, count: int) -> list[tuple[int, ...]]:

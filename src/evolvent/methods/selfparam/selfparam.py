@@ -29,11 +29,11 @@ from evolvent.methods.selfparam.measure import (
     Drift,
     answer,
     drift,
+    held_out,
     measure,
     original_predictions,
     question_prompt,
     sampled_texts,
-    text_pieces,
 )
 from evolvent.methods.selfparam.pairs import Pairs, QAPair, read_pairs, settle_conflicts, write_pairs
 from evolvent.methods.selfparam.report import build_metrics, build_report
@@ -247,9 +247,7 @@ class SelfParam(Storage):
             students = [teacher.student(p, f) for p, f in zip(self.pairs, self.formats, strict=True)]
             alone = [float(r.gold.mean()) for r in token_distributions(base, students, top_k=1)]
             texts = self.retention or sampled_texts(base, 96, args.retention_tokens, args.seed)
-            cut = -(-len(texts) // 4)  # whole texts are held out, to measure on
-            held = text_pieces(base, texts[:cut], args.retention_tokens, MEASURED_PIECES)
-            trained = text_pieces(base, texts[cut:], args.retention_tokens, TRAINED_PIECES)
+            held, trained = held_out(base, texts, args.retention_tokens, MEASURED_PIECES, TRAINED_PIECES)
             if args.retention_rows and args.retention_weight and trained:
                 TeacherCache(folder / "text", {"top_k": args.top_k}).compute(
                     base,
