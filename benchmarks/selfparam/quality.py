@@ -7,6 +7,7 @@ python -m benchmarks.selfparam.quality record recipe 0 1 2 --runs /tmp/selfparam
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from benchmarks.results_file import record
 from benchmarks.selfparam.facts import general, invented
 from evolvent import SelfParam, SelfParamConfig
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
+from evolvent.methods.selfparam.measure import Answers, Drift
 
 FREE = ("base", "in_context", "retrieval")  # baselines without training, which no seed changes
 RECIPES: dict[str, dict[str, Any]] = {
-    "recipe": {"retention_rows": 0, "baselines": (*FREE, "sft")},
-    "paper": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": ()},
+    "unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": (*FREE, "sft")},
+    "hinted": {"retention_rows": 0, "hint": "all", "baselines": ()},
     "retention": {"baselines": ()},
     "context": {"retention_rows": 0, "baselines": ("ft_context",)},
     "cross-entropy": {"retention_rows": 0, "cross_entropy_weight": 0.5, "baselines": ()},
@@ -34,7 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def method(recipe: str, seed: int, runs: Path) -> SelfParam:
     passages, train, test = invented(2)
     settings = dict(RECIPES[recipe])
-    if seed and recipe == "recipe":
+    if seed and recipe == "unhinted":
         settings["baselines"] = ("sft",)
     args = SelfParamConfig(output_dir=runs / f"{recipe}-{seed}", seed=seed, **settings)
     pairs = None if "generator" in settings else train
@@ -51,8 +53,25 @@ def results(recipe: str, seeds: list[int], runs: Path) -> list[dict[str, Any]]:
     for seed in seeds:
         made = method(recipe, seed, runs)
         result = made.run()
-        done.append({"metrics": result.metrics, "answers": made.answers, "drifts": made.drifts})
+        found = {"metrics": result.metrics, "answers": dict(made.answers), "drifts": dict(made.drifts)}
+        if recipe != "unhinted":
+            _add_baselines(found, runs / f"unhinted-{seed}")
+        done.append(found)
     return done
+
+
+def _add_baselines(found: dict[str, Any], folder: Path) -> None:
+    """The baselines of the run that has them, on the same pairs, steps and seed; SELF-PARAM's there is "unhinted"."""
+    before = found["drifts"]["base"].perplexity
+    for path in folder.glob("stages/*-test-*/answers.json"):
+        name = path.parent.name.partition("-test-")[2].replace("selfparam", "unhinted")
+        found["answers"] = {name: Answers.load(path), **found["answers"]}
+    for path in folder.glob("stages/*-drift-*/drift.json"):
+        name = path.parent.name.partition("-drift-")[2].replace("selfparam", "unhinted")
+        if name != "base":
+            found["drifts"][name] = Drift(*json.loads(path.read_text()))
+            change = found["drifts"][name].perplexity / before - 1
+            found["metrics"][f"perplexity_change/general/{name}"] = change
 
 
 def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -99,7 +118,7 @@ def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[d
                 np.mean([d["metrics"][f"perplexity_change/general/{name}"] for d in done])
             )
         made.append(row)
-    if recipe == "recipe":
+    if recipe == "unhinted":
         made += [
             {"claim": f"probe: {key.removeprefix('probe/')}", "value": value, "unit": "nats per token", "n": 24}
             for key, value in done[0]["metrics"].items()

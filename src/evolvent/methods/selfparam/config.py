@@ -30,7 +30,7 @@ class SelfParamConfig(BaseModel):
         formats: prompt formats that the student is trained in, each with its share; "chat" needs a chat template.
         shots: solved pairs of another passage in the teacher's prompt.
         hint: whether the teacher also sees the passage's own training pairs: "all" (one wording a fact), "loo" (all but
-            the fact that is asked), "off", or "auto" (only when the teacher cannot read the passage otherwise).
+            the fact that is asked), "off", or "auto" (when it makes the given answers clearly likelier).
         teacher_format: "probe" tries prompts on `probe_pairs` pairs and takes the best one; "fixed" takes `shots` and
             `hint` as they are.
         probe_pairs: pairs that the probe scores.

@@ -61,6 +61,7 @@ from evolvent.training.finetune import fine_tune
 logger = logging.getLogger(__name__)
 MEASURED_PIECES = 40  # of general text, on which drift and perplexity are measured; never trained on
 TRAINED_PIECES = 200
+HINT_GAIN = 0.2  # nats per token that a hint must add to the given answers to be used without being asked for
 PASSAGE_EXPOSURES = 4  # times that a passage is seen as text for each time that a fact is seen as a question
 
 
@@ -361,8 +362,8 @@ class SelfParam(Storage):
             hint: Hint = "off" if self.args.hint == "auto" else self.args.hint
             return TeacherPrompt(form, self.args.shots, hint)
         if self.args.hint == "auto":
-            unhinted = best([row for row in rows if row.prompt.hint == "off"])
-            return unhinted.prompt if unhinted.reads else best(rows).prompt
+            unhinted, any_of = best([row for row in rows if row.prompt.hint == "off"]), best(rows)
+            return any_of.prompt if any_of.gold - unhinted.gold >= HINT_GAIN else unhinted.prompt
         return best([row for row in rows if row.prompt.hint == self.args.hint]).prompt
 
     def _reader(self, form: Format) -> TeacherPrompt:
@@ -379,7 +380,7 @@ class SelfParam(Storage):
         for i, pair in enumerate(self.pairs):
             if explained[i] < args.min_teacher and not hinted and pair.kind != "split":
                 self.dropped["the teacher disagrees"] += 1
-            elif explained[i] - alone[i] < args.min_gain and int(pair.id, 16) % 10:
+            elif explained[i] - alone[i] < args.min_gain and int(digest(pair.id), 16) % 10:
                 self.dropped["known already"] += 1
             else:
                 kept.append(i)
