@@ -207,6 +207,62 @@ def law_speed(rows: dict[str, Row]) -> str:
     return _table(lines)
 
 
+SELFPARAM = {
+    "base": "model, no passage",
+    "in_context": "passage in the prompt",
+    "retrieval": "passage found by BM25",
+    "ft_context": "fine-tuned on the passages",
+    "sft": "SFT on the pairs",
+}
+
+
+def selfparam_quality(rows: dict[str, Row]) -> str:
+    """F1, exact match and drift of each recipe, and of what it is compared with."""
+    lines = [["variant", "seeds", "F1, %", "exact, %", "SELF-PARAM gains in F1", "drift, nats", "perplexity"]]
+    recipes = [claim.partition(":")[0] for claim in rows if claim.endswith("SELF-PARAM, F1 in unseen wordings")]
+    for recipe in recipes:
+        for name, shown in SELFPARAM.items():
+            row = rows.get(f"{recipe}: SELF-PARAM minus {name}, F1 in unseen wordings")
+            if row is None:
+                continue
+            low, high = row["ci95"]
+            gain = f"{row['value']:+.1f} [{low:+.1f}, {high:+.1f}], p {_p(row['p_value'])}"
+            moved = f"{row['comparator_drift']:.3f}" if "comparator_drift" in row else ""
+            change = row.get("comparator_perplexity_change")
+            seeds = ", ".join(map(str, row["seeds"]))
+            value, exact = f"{row['comparator_value']:.1f}", f"{row['comparator_exact']:.1f}"
+            lines.append([shown, seeds, value, exact, gain, moved, "" if change is None else f"{change:+.1f} %"])
+        row = rows[f"{recipe}: SELF-PARAM, F1 in unseen wordings"]
+        low, high = row["ci95"]
+        value, seeds = f"**{row['value']:.1f}** [{low:.1f}, {high:.1f}]", ", ".join(map(str, row["seeds"]))
+        moved, change = f"{row['drift']:.3f}", f"{row['perplexity_change']:+.1f} %"
+        lines.append([f"**SELF-PARAM**, {recipe}", seeds, value, f"{row['exact']:.1f}", "", moved, change])
+    return _table(lines)
+
+
+def selfparam_probe(rows: dict[str, Row]) -> str:
+    """What the teacher knows in each prompt."""
+    found = {claim: row for claim, row in rows.items() if claim.startswith("probe: ")}
+    body = [[claim.removeprefix("probe: "), f"{row['value']:.2f}"] for claim, row in found.items()]
+    return _table([["prompt", "nats per token"], *body])
+
+
+def selfparam_named(part: str) -> Callable[[dict[str, Row]], str]:
+    """Rows of one benchmark as they are."""
+
+    def draw(rows: dict[str, Row]) -> str:
+        lines = [["", "measured", "against", "that is", "ratio"]]
+        for claim, row in rows.items():
+            if claim.startswith(f"{part}: "):
+                unit = f" {row['unit']}" if "unit" in row else ""
+                ratio = f"{row['ratio']:.3g}×" if "ratio" in row else ""
+                value, other = f"{row['value']:.3g}{unit}", f"{row['comparator_value']:.3g}"
+                lines.append([claim.removeprefix(f"{part}: "), value, row["comparator"], other, ratio])
+        return _table(lines)
+
+    return draw
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "quality": ("semievol", quality),
     "demo": ("semievol", demo),
@@ -220,6 +276,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "atlas-search": ("atlas", atlas_search),
     "atlas-recommend": ("atlas", atlas_recommend),
     "atlas-speed": ("atlas", atlas_speed),
+    "selfparam-quality": ("selfparam", selfparam_quality),
+    "selfparam-probe": ("selfparam", selfparam_probe),
+    "selfparam-recommendation": ("selfparam", selfparam_named("recommendation")),
+    "selfparam-speed": ("selfparam", selfparam_named("speed")),
 }
 
 

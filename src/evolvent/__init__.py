@@ -32,6 +32,10 @@ _HOMES = {
     "LawResult": "evolvent.methods.law.law",
     "Fact": "evolvent.data.records",
     "read_facts": "evolvent.data.facts",
+    "SelfParam": "evolvent.methods.selfparam.selfparam",
+    "SelfParamConfig": "evolvent.methods.selfparam.config",
+    "SelfParamResult": "evolvent.methods.selfparam.selfparam",
+    "read_passages": "evolvent.data.passages",
     "Atlas": "evolvent.methods.atlas.atlas",
     "AtlasConfig": "evolvent.methods.atlas.config",
     "Budget": "evolvent.methods.atlas.budget",
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from evolvent import errors as errors
     from evolvent.data import samples as samples
     from evolvent.data.facts import read_facts as read_facts
+    from evolvent.data.passages import read_passages as read_passages
     from evolvent.data.readers import read_questions as read_questions
     from evolvent.data.records import Fact as Fact
     from evolvent.data.records import Passage as Passage
@@ -63,6 +68,9 @@ if TYPE_CHECKING:
     from evolvent.methods.law.config import LawConfig as LawConfig
     from evolvent.methods.law.law import Law as Law
     from evolvent.methods.law.law import LawResult as LawResult
+    from evolvent.methods.selfparam.config import SelfParamConfig as SelfParamConfig
+    from evolvent.methods.selfparam.selfparam import SelfParam as SelfParam
+    from evolvent.methods.selfparam.selfparam import SelfParamResult as SelfParamResult
     from evolvent.methods.semievol.config import SemiEvolConfig as SemiEvolConfig
     from evolvent.methods.semievol.semievol import SemiEvol as SemiEvol
     from evolvent.methods.semievol.semievol import SemiEvolResult as SemiEvolResult

@@ -83,12 +83,12 @@ def test_text_behind_a_tree_of_prefixes_is_that_of_each_prompt_alone(tiny_model,
 
 def test_the_tree_saves_forward_tokens(tiny_model, branching, monkeypatch):
     computed = []
-    forward = tiny_model._forward
+    forward = tiny_model.forward
 
     def counting(sequences, *args, **kwargs):
         computed.append(sum(map(len, sequences)))
         return forward(sequences, *args, **kwargs)
 
-    monkeypatch.setattr(tiny_model, "_forward", counting)
+    monkeypatch.setattr(tiny_model, "forward", counting)
     tiny_model.choose(branching, [[" a", " b"]] * len(branching))
     assert sum(computed) < sum(len(tiny_model.encode(p)) for p in branching) / 3

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from evolvent.cli import atlas, law, models, semievol
+from evolvent.cli import atlas, law, models, selfparam, semievol
 from evolvent.cli.console import errors
 from evolvent.errors import EvolventError, NothingSelectedError
 
@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(semievol.app, name="semievol")
 app.add_typer(law.app, name="law")
 app.add_typer(atlas.app, name="atlas")
+app.add_typer(selfparam.app, name="selfparam")
 app.command("evaluate")(models.evaluate_command)
 app.command("log")(models.log_command)
 app.command("diff")(models.diff_command)

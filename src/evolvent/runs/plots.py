@@ -79,7 +79,22 @@ def grouped_bars(
     return _svg(figure)
 
 
-def accuracy_bars(variants: Mapping[str, tuple[float, float, float]]) -> str:
+def lines(curves: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, percent: bool = True) -> str:
+    """Values along a number: name -> (x, value), with the axes' labels; values are shares if `percent`."""
+    figure, axes = _figure()
+    for (name, points), color in zip(curves.items(), _SERIES, strict=False):
+        scale = 100 if percent else 1
+        axes.plot([p[0] for p in points], [p[1] * scale for p in points], color=color, marker="o", label=name)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(curves))
+    return _svg(figure)
+
+
+def accuracy_bars(
+    variants: Mapping[str, tuple[float, float, float]], *, label: str = "accuracy, %, with 95 % interval"
+) -> str:
     """Accuracy of each variant with its interval: name -> (value, low, high), all in [0, 1]."""
     figure, axes = _figure(height=0.6 + 0.42 * len(variants))
     names = list(variants)[::-1]
@@ -97,7 +112,7 @@ def accuracy_bars(variants: Mapping[str, tuple[float, float, float]]) -> str:
         axes.annotate(f"{value:.1f}", (value, place), textcoords="offset points", xytext=(0, 7), ha="center")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.3)
-    axes.set_xlabel("accuracy, %, with 95 % interval")
+    axes.set_xlabel(label)
     return _svg(figure)
 
 

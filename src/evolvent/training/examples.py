@@ -11,6 +11,7 @@ import torch
 
 from evolvent.models.local import LocalModel
 from evolvent.models.protocol import Prompt
+from evolvent.training.distillation import SoftTargets
 
 IGNORED = -100
 
@@ -34,12 +35,16 @@ class TrainingExample:
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """Token ids of a row; the last `answer_tokens` of them carry loss."""
+    """Token ids of a row; the last `answer_tokens` of them carry loss.
+
+    With `targets`, a teacher's predictions of those tokens, the row is distilled. All rows of a run have them or none.
+    """
 
     tokens: tuple[int, ...]
     answer_tokens: int
-    weight: float
-    name: str
+    weight: float = 1.0
+    name: str = ""
+    targets: SoftTargets | None = None
 
 
 def encode_examples(
@@ -93,7 +98,8 @@ def training_order(
 class LeftPadded:
     """Collator: rows end together, so that the scored positions are the last ones of every row.
 
-    Batch: input_ids, attention_mask, position_ids, labels (rows, tokens), weights (rows,), and the rows' names.
+    Batch: input_ids, attention_mask, position_ids, labels (rows, tokens), weights (rows,), and the rows' names; with
+    soft targets also teacher_ids and teacher_log_probs (rows, most answer tokens, k), aligned like the labels' end.
     """
 
     pad_token: int
@@ -110,6 +116,7 @@ class LeftPadded:
             ids[r, width - len(tokens) :] = tokens
             mask[r, width - len(tokens) :] = 1
             labels[r, width - row.answer_tokens :] = tokens[len(tokens) - row.answer_tokens :]
+        targets = [row.targets for row in rows if row.targets is not None]
         return {
             "input_ids": ids,
             "attention_mask": mask,
@@ -117,4 +124,17 @@ class LeftPadded:
             "labels": labels,
             "weights": torch.tensor([row.weight for row in rows]),
             "names": [row.name for row in rows],
+            **(_padded_targets(targets) if targets else {}),
         }
+
+
+def _padded_targets(targets: Sequence[SoftTargets]) -> dict[str, torch.Tensor]:
+    longest = max(len(t.log_probs) for t in targets)
+    shape = (len(targets), longest, targets[0].log_probs.shape[-1])
+    log_probs = torch.zeros(shape)
+    ids = None if targets[0].ids is None else torch.zeros(shape, dtype=torch.int32)
+    for r, target in enumerate(targets):
+        log_probs[r, longest - len(target.log_probs) :] = target.log_probs.float()
+        if ids is not None and target.ids is not None:
+            ids[r, longest - len(target.ids) :] = target.ids
+    return {"teacher_log_probs": log_probs} | ({} if ids is None else {"teacher_ids": ids})

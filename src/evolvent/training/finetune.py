@@ -22,6 +22,7 @@ from evolvent.models.local import LocalModel
 from evolvent.models.quiet import quiet
 from evolvent.models.resolve import computes_bfloat16, load_local
 from evolvent.training.config import FineTuneConfig
+from evolvent.training.distillation import Distillation, divergence
 from evolvent.training.examples import (
     IGNORED,
     EncodedExample,
@@ -68,27 +69,33 @@ class FineTuneResult:
 @quiet()
 def fine_tune(
     source: str | Path,
-    examples: Sequence[TrainingExample],
+    examples: Sequence[TrainingExample | EncodedExample],
     args: FineTuneConfig,
     *,
     output_dir: str | Path,
     labeled: int = 0,
     labeled_share: float = 0.0,
+    order: Sequence[int] | None = None,
+    distillation: Distillation | None = None,
     on_progress: Progress | None = None,
     activations: Path | None = None,
 ) -> FineTuneResult:
     """Fine-tune the model at `source`; continue where a killed run stopped.
 
-    The loss is the mean negative log-likelihood of the completions' tokens, each row times its weight. The order of
-    rows is fixed by `args.seed` alone, so one process, two processes and a resumed one see the same batches.
+    The loss is the mean negative log-likelihood of the completions' tokens, each row times its weight; of rows with
+    soft targets it is the mean divergence from those. The order of rows is fixed by `args.seed` alone, so one process,
+    two processes and a resumed one see the same batches.
 
     Args:
         source: "embedded", folder, hub id or GGUF. A LoRA folder is trained further when `args.peft` is "lora".
-        examples: what to learn; the first `labeled` of them are the labelled ones.
+        examples: what to learn, as text or as token ids; the first `labeled` of them are the labelled ones.
         args: see :class:`FineTuneConfig`.
         output_dir: gets `checkpoint/` and `training.json`; `trainer/` holds the state from which it resumes.
         labeled: number of leading examples of which each batch holds at least `labeled_share`.
         labeled_share: see `labeled`.
+        order: numbers of the examples of all batches one after the other, in place of a shuffle by `args.seed`; its
+            length over `args.batch_size` is the number of steps.
+        distillation: how rows with soft targets are learnt; default forward KL.
         on_progress: called with (step, steps, loss) after each step.
         activations: folder for the cached activations of `peft="top_layers"`; default in memory.
 
@@ -106,18 +113,19 @@ def fine_tune(
     torch.manual_seed(args.seed)
     bfloat16 = _bfloat16(args)
     model = _trainable_model(source, args, bfloat16)
-    rows = encode_examples(model, examples, max_length=args.max_length, end_token=args.end_token)
+    rows = _encoded(model, examples, args)
     if model.device.type == "cpu" and max(len(row.tokens) for row in rows) <= SHORT_ROW:
         model.causal_lm.set_attn_implementation("eager")  # torch's fused attention is slow backwards on a CPU
-    steps = args.total_steps(len(rows))
-    order = training_order(
-        len(rows),
-        batch_size=args.batch_size,
-        steps=steps,
-        seed=args.seed,
-        labeled=labeled,
-        labeled_share=labeled_share,
-    )
+    steps = args.total_steps(len(rows)) if order is None else len(order) // args.batch_size
+    if order is None:
+        order = training_order(
+            len(rows),
+            batch_size=args.batch_size,
+            steps=steps,
+            seed=args.seed,
+            labeled=labeled,
+            labeled_share=labeled_share,
+        )
     dataset = [rows[i] for i in order]
     collate: Any = LeftPadded(model.pad_token)
     top = None
@@ -129,6 +137,7 @@ def fine_tune(
         train_dataset=dataset,
         data_collator=collate,
         label_smoothing=args.label_smoothing,
+        distillation=distillation or Distillation(),
         callbacks=[_Watch(steps, args.stop_below, on_progress)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -162,11 +171,20 @@ def save_checkpoint(model: LocalModel, folder: Path) -> None:
     model.tokenizer.save_pretrained(folder)
 
 
-class _CompletionTrainer(Trainer):
-    """Trainer whose loss is the weighted, smoothed negative log-likelihood of the completions."""
+def _encoded(
+    model: LocalModel, examples: Sequence[TrainingExample | EncodedExample], args: FineTuneConfig
+) -> list[EncodedExample]:
+    texts = [e for e in examples if isinstance(e, TrainingExample)]
+    encoded = iter(encode_examples(model, texts, max_length=args.max_length, end_token=args.end_token))
+    return [e if isinstance(e, EncodedExample) else next(encoded) for e in examples]
 
-    def __init__(self, *args: Any, label_smoothing: float, **kwargs: Any) -> None:
+
+class _CompletionTrainer(Trainer):
+    """Trainer whose loss is the weighted, smoothed negative log-likelihood of the completions, or a divergence."""
+
+    def __init__(self, *args: Any, label_smoothing: float, distillation: Distillation, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._distillation = distillation
         self.model_accepts_loss_kwargs = True  # the loss below divides by the tokens of the whole batch
         self._smoothing = label_smoothing
         self._scored: list[torch.Tensor] = []  # (summed loss, tokens) of each forward pass since the last log
@@ -180,14 +198,19 @@ class _CompletionTrainer(Trainer):
     ) -> Any:
         """Loss of one micro-batch, scaled so that the sum over micro-batches and processes is the batch's mean."""
         names, weights, labels = inputs.pop("names"), inputs.pop("weights"), inputs.pop("labels")
+        teacher_ids, teacher_log_probs = inputs.pop("teacher_ids", None), inputs.pop("teacher_log_probs", None)
         keep = int((labels != IGNORED).sum(1).max())
         outputs = model(**inputs, logits_to_keep=keep + 1, use_cache=False)
         logits = outputs.logits[:, :-1].float()  # (rows, keep, vocab)
         targets = labels[:, -keep:]  # (rows, keep)
         scored = targets != IGNORED
-        log_probs = logits.log_softmax(-1)
-        nll = -log_probs.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
-        smoothed = (1 - self._smoothing) * nll - self._smoothing * log_probs.mean(-1)
+        if teacher_log_probs is None:
+            nll, smoothed = self._negative_log_likelihood(logits, targets)
+        else:
+            nll = divergence(logits, teacher_ids, teacher_log_probs, self._distillation.divergence)
+            smoothed = nll
+            if weight := self._distillation.cross_entropy_weight:
+                smoothed = nll + weight * self._negative_log_likelihood(logits, targets)[1]
         count = scored.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (smoothed * scored * weights[:, None]).sum() / count
         if not torch.isfinite(loss):
@@ -199,6 +222,12 @@ class _CompletionTrainer(Trainer):
             loss = loss * self.args.world_size  # gradients are averaged over processes, `count` is of all of them
         self._scored.append(torch.stack([(nll.detach() * scored).sum(), scored.sum()]))
         return (loss, outputs) if return_outputs else loss
+
+    def _negative_log_likelihood(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Plain and smoothed, of each position (rows, keep)."""
+        log_probs = logits.log_softmax(-1)
+        nll = -log_probs.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+        return nll, (1 - self._smoothing) * nll - self._smoothing * log_probs.mean(-1)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the unsmoothed loss per answer token, over all processes."""

@@ -1,0 +1,154 @@
+"""What the embedded model knows of two invented passages after it learnt them, asked in wordings it has not seen.
+
+python -m benchmarks.selfparam.quality run recipe 0 1 2 --runs /tmp/selfparam   (killed, it goes on)
+python -m benchmarks.selfparam.quality record recipe 0 1 2 --runs /tmp/selfparam
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results_file import record
+from benchmarks.selfparam.facts import general, invented
+from evolvent import SelfParam, SelfParamConfig
+from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
+from evolvent.methods.selfparam.measure import Answers, Drift
+
+FREE = ("base", "in_context", "retrieval")  # baselines without training, which no seed changes
+RECIPES: dict[str, dict[str, Any]] = {
+    "unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": (*FREE, "sft")},
+    "hinted": {"retention_rows": 0, "hint": "all", "baselines": ()},
+    "retention": {"baselines": ()},
+    "context": {"retention_rows": 0, "baselines": ("ft_context",)},
+    "cross-entropy": {"retention_rows": 0, "cross_entropy_weight": 0.5, "baselines": ()},
+    "slow": {"retention_rows": 0, "learning_rate": 5e-5, "baselines": ()},
+    "soft": {"retention_rows": 0, "temperature": 1.0, "baselines": ()},
+    "cloze": {"retention_rows": 0, "generator": "rules", "baselines": ()},
+    "split": {"retention_rows": 0, "generator": "split", "baselines": ()},
+}
+
+
+def method(recipe: str, seed: int, runs: Path) -> SelfParam:
+    passages, train, test = invented(2)
+    settings = dict(RECIPES[recipe])
+    if seed and recipe == "unhinted":
+        settings["baselines"] = ("sft",)
+    args = SelfParamConfig(output_dir=runs / f"{recipe}-{seed}", seed=seed, **settings)
+    pairs = None if "generator" in settings else train
+
+    def say(stage: str, done: int, total: int, note: str) -> None:
+        if done in (0, total) or done % 12 == 0:
+            print(recipe, seed, stage, done, total, note, flush=True)
+
+    return SelfParam("embedded", passages, pairs, args=args, eval_dataset=test, retention=general(), on_progress=say)
+
+
+def results(recipe: str, seeds: list[int], runs: Path) -> list[dict[str, Any]]:
+    done = []
+    for seed in seeds:
+        made = method(recipe, seed, runs)
+        result = made.run()
+        found = {"metrics": result.metrics, "answers": dict(made.answers), "drifts": dict(made.drifts)}
+        if recipe != "unhinted":
+            _add_baselines(found, runs / f"unhinted-{seed}")
+        done.append(found)
+    return done
+
+
+def _add_baselines(found: dict[str, Any], folder: Path) -> None:
+    """The baselines of the run that has them, on the same pairs, steps and seed; SELF-PARAM's there is "unhinted"."""
+    before = found["drifts"]["base"].perplexity
+    for path in folder.glob("stages/*-test-*/answers.json"):
+        name = path.parent.name.partition("-test-")[2].replace("selfparam", "unhinted")
+        found["answers"] = {name: Answers.load(path), **found["answers"]}
+    for path in folder.glob("stages/*-drift-*/drift.json"):
+        name = path.parent.name.partition("-drift-")[2].replace("selfparam", "unhinted")
+        if name != "base":
+            found["drifts"][name] = Drift(*json.loads(path.read_text()))
+            change = found["drifts"][name].perplexity / before - 1
+            found["metrics"][f"perplexity_change/general/{name}"] = change
+
+
+def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Value, interval, drift and perplexity of each variant, and paired tests of SELF-PARAM against it."""
+    final = np.array([d["answers"]["selfparam"].f1 for d in done])
+    exact = np.array([d["answers"]["selfparam"].exact for d in done])
+    interval = bootstrap_interval(final)
+    drift = [d["drifts"]["selfparam"].kl for d in done]
+    change = [d["metrics"]["perplexity_change/general/selfparam"] for d in done]
+    common = {"unit": "F1, %", "n": final.shape[1], "seeds": seeds}
+    made = [
+        {
+            "claim": f"{recipe}: SELF-PARAM, F1 in unseen wordings",
+            "value": 100 * interval.mean,
+            "ci95": [100 * interval.low, 100 * interval.high],
+            "exact": 100 * float(exact.mean()),
+            "drift": float(np.mean(drift)),
+            "perplexity_change": 100 * float(np.mean(change)),
+            **common,
+        }
+    ]
+    for name in done[0]["answers"]:
+        if name == "selfparam":
+            continue
+        pairs = [d["answers"].get(name, done[0]["answers"][name]) for d in done]
+        other = np.array([a.f1 for a in pairs])
+        test = paired_bootstrap(other, final)
+        row = {
+            "claim": f"{recipe}: SELF-PARAM minus {name}, F1 in unseen wordings",
+            "value": 100 * test.difference,
+            "ci95": [100 * test.low, 100 * test.high],
+            "p_value": test.p_value,
+            "p_exact": mcnemar_exact(np.concatenate([a.exact for a in pairs]), exact.ravel()),
+            "comparator": name,
+            "comparator_value": 100 * float(other.mean()),
+            "comparator_exact": 100 * float(np.mean([a.exact for a in pairs])),
+            **common,
+        }
+        if name in done[0]["drifts"] and name != "base":
+            theirs = [d["drifts"][name].kl for d in done]
+            row["comparator_drift"] = float(np.mean(theirs))
+            row["drift_ratio"] = float(np.mean(drift) / np.mean(theirs))
+            row["comparator_perplexity_change"] = 100 * float(
+                np.mean([d["metrics"][f"perplexity_change/general/{name}"] for d in done])
+            )
+        made.append(row)
+    if recipe == "unhinted":
+        made += [
+            {"claim": f"probe: {key.removeprefix('probe/')}", "value": value, "unit": "nats per token", "n": 24}
+            for key, value in done[0]["metrics"].items()
+            if key.startswith("probe/")
+        ]
+        made.append(
+            {
+                "claim": "storage kept at inference",
+                "value": done[0]["metrics"]["storage/inference_bytes"],
+                "unit": "bytes",
+                "comparator": "stored for training",
+                "comparator_value": done[0]["metrics"]["storage/training_bytes"],
+            }
+        )
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "record"))
+    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("seeds", type=int, nargs="+")
+    parser.add_argument("--runs", type=Path, required=True)
+    given = parser.parse_args()
+    done = results(given.recipe, given.seeds, given.runs)
+    if given.what == "record":
+        seeds = " ".join(map(str, given.seeds))
+        command = f"python -m benchmarks.selfparam.quality record {given.recipe} {seeds} --runs RUNS"
+        record("selfparam", rows_of(given.recipe, given.seeds, done), command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""SELF-PARAM: experience into the weights of a model, with nothing stored beside them."""

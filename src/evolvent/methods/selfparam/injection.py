@@ -1,0 +1,93 @@
+"""What one injection learns from: rows of the new pairs, of earlier ones (replay), and of general text (retention)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from evolvent.methods.selfparam.config import SelfParamConfig
+from evolvent.models.distributions import TokenDistributions
+from evolvent.training.distillation import SoftTargets
+from evolvent.training.examples import EncodedExample
+
+
+def distilled(
+    name: str, student: tuple[Sequence[int], Sequence[int]], predictions: TokenDistributions, weight: float = 1.0
+) -> EncodedExample:
+    """A row whose answer's predictions are learnt from the teacher's.
+
+    Raises:
+        ValueError: teacher and student do not score the same number of tokens.
+    """
+    question, answer = student
+    if len(predictions.gold) != len(answer):
+        raise ValueError(f"{name}: the teacher predicts {len(predictions.gold)} tokens, the student {len(answer)}")
+    return EncodedExample((*question, *answer), len(answer), weight, name, SoftTargets.of(predictions))
+
+
+def balanced(
+    pairs: Sequence[EncodedExample], text: Sequence[EncodedExample], args: SelfParamConfig
+) -> list[EncodedExample]:
+    """Rows weighted so that the loss is (token mean over pairs) + retention_weight x (token mean over general text).
+
+    The trainer divides by all tokens of a batch, so each kind is scaled by its share of them, taken over the run.
+    """
+    if not text:
+        return list(pairs)
+    injected = args.batch_size * fmean([r.answer_tokens * r.weight for r in pairs])
+    general = args.retention_rows * fmean([r.answer_tokens for r in text])
+    total = injected + general
+    return [_scaled(r, total / injected) for r in pairs] + [
+        _scaled(r, args.retention_weight * total / general) for r in text
+    ]
+
+
+def batches(new: int, replayed: int, text: int, steps: int, args: SelfParamConfig) -> list[int]:
+    """Row numbers of all batches: new pairs first, then replayed ones, then general text.
+
+    Args:
+        new: rows 0 .. new - 1 are the pairs of this injection.
+        replayed: the next ones are earlier pairs, `replay_share` of the pairs of each batch.
+        text: the last ones are general text, `retention_rows` a batch.
+        steps: batches.
+        args: shares and seed.
+    """
+    random = np.random.default_rng(args.seed)
+    old = round(args.replay_share * args.batch_size) if replayed else 0
+    draw_new = _endless(random, range(new))
+    draw_old = _endless(random, range(new, new + replayed))
+    draw_text = _endless(random, range(new + replayed, new + replayed + text))
+    order: list[int] = []
+    for _ in range(steps):
+        order += [next(draw_new) for _ in range(args.batch_size - old)]
+        order += [next(draw_old) for _ in range(old)]
+        order += [next(draw_text) for _ in range(args.retention_rows if text else 0)]
+    return order
+
+
+def replay_buffer(earlier: Sequence[Sequence[EncodedExample]], args: SelfParamConfig) -> list[EncodedExample]:
+    """At most `replay_pairs` rows of each earlier passage, drawn by the seed."""
+    random = np.random.default_rng(args.seed)
+    return [rows[i] for rows in earlier for i in sorted(random.permutation(len(rows))[: args.replay_pairs].tolist())]
+
+
+def gain_weights(explained: Sequence[float], alone: Sequence[float]) -> list[float]:
+    """Weights with mean 1 that grow with what the passage explains: clip(a - b, 0.25, 4) / mean.
+
+    Args:
+        explained: a, mean log-probability of each answer with the passage, nats per token.
+        alone: b, without it.
+    """
+    gains = np.clip(np.subtract(explained, alone), 0.25, 4)
+    return [float(gain / gains.mean()) for gain in gains]
+
+
+def _scaled(row: EncodedExample, factor: float) -> EncodedExample:
+    return EncodedExample(row.tokens, row.answer_tokens, float(row.weight * factor), row.name, row.targets)
+
+
+def _endless(random: np.random.Generator, pool: Sequence[int]) -> Iterator[int]:
+    while True:
+        yield from random.permutation(np.asarray(pool)).tolist()

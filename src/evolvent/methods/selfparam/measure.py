@@ -1,0 +1,153 @@
+"""How much of the passages a model knows without them, and how far it has moved elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from evolvent.errors import DataError
+from evolvent.evaluation.metrics import exact_match, squad_f1
+from evolvent.methods.selfparam.pairs import QAPair, contains
+from evolvent.methods.selfparam.teacher import Format
+from evolvent.models.distributions import token_distributions
+from evolvent.models.local import LocalModel
+from evolvent.models.protocol import LanguageModel, Prompt, Sampling
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered, and how right it is; one value a question, in their order."""
+
+    texts: list[str]
+    f1: list[float]
+    exact: list[float]
+    contains: list[float]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], pairs: Sequence[QAPair]) -> Self:
+        """Scored against the pairs' answers: SQuAD F1 and exact match, and whether the answer occurs in the text."""
+        gold = [[pair.answer] for pair in pairs]
+        return cls(
+            list(texts),
+            [squad_f1(t, g) for t, g in zip(texts, gold, strict=True)],
+            [exact_match(t, g) for t, g in zip(texts, gold, strict=True)],
+            [float(contains(t, g[0])) for t, g in zip(texts, gold, strict=True)],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+        return cls(**json.loads(path.read_text()))
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How a model predicts general text.
+
+    Attributes:
+        nll: nats per token of the text.
+        kl: KL(original || model) per token, in nats, over the stored tokens and the tail.
+    """
+
+    nll: float
+    kl: float
+
+    @property
+    def perplexity(self) -> float:
+        """Per token."""
+        return math.exp(self.nll)
+
+
+def question_prompt(pair: QAPair, form: Format) -> Prompt:
+    """The question without its passage."""
+    if form == "plain":
+        return f"Question: {pair.question}\nAnswer:"
+    return [{"role": "user", "content": pair.question}]
+
+
+def answer(model: LanguageModel, prompts: Sequence[Prompt], *, max_tokens: int) -> list[str]:
+    """Greedy answers, up to the first line's end."""
+    done = model.generate(prompts, Sampling(max_tokens=max_tokens, stop=("\n",)))
+    return [completions[0].text.strip() for completions in done]
+
+
+def measure(
+    model: LanguageModel,
+    pairs: Sequence[QAPair],
+    *,
+    prompt: Callable[[QAPair], Prompt],
+    max_tokens: int,
+) -> Answers:
+    """Ask each question through `prompt`."""
+    return Answers.of(answer(model, [prompt(p) for p in pairs], max_tokens=max_tokens), pairs)
+
+
+def drift(model: LocalModel, pieces: Sequence[tuple[int, ...]], original: Mapping[str, torch.Tensor]) -> Drift:
+    """Measure on pieces of general text against what :func:`original_predictions` stored of the model before."""
+    from evolvent.training.distillation import divergence
+
+    divergences, nll = [], []
+    for index, tokens in enumerate(pieces):
+        row = token_distributions(model, [(tokens[:1], tokens[1:])], top_k=None)[0]
+        ids, log_probs = original[f"ids/{index}"], original[f"log_probs/{index}"]
+        divergences.append(divergence(row.log_probs, ids, log_probs))
+        nll.append(-row.gold)
+    return Drift(float(torch.cat(nll).mean()), float(torch.cat(divergences).mean()))
+
+
+def original_predictions(model: LocalModel, pieces: Sequence[tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """The top 64 predictions of every token of the pieces."""
+    rows = token_distributions(model, [(t[:1], t[1:]) for t in pieces], top_k=64)
+    stored: dict[str, torch.Tensor] = {}
+    for index, row in enumerate(rows):
+        assert row.ids is not None
+        stored |= {f"ids/{index}": row.ids, f"log_probs/{index}": row.log_probs}
+    return stored
+
+
+def held_out(
+    model: LocalModel, texts: Sequence[str], tokens: int, measured: int, trained: int
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Pieces of general text to measure on, and other ones to train on.
+
+    A quarter of the texts is held out whole; of fewer than four texts, the first quarter of the pieces.
+
+    Raises:
+        DataError: no text is `tokens` long.
+    """
+    if len(texts) >= 4:
+        cut = -(-len(texts) // 4)
+        parts = text_pieces(model, texts[:cut], tokens, measured), text_pieces(model, texts[cut:], tokens, trained)
+    else:
+        pieces = [piece for text in texts for piece in text_pieces(model, [text], tokens, measured + trained)]
+        cut = min(measured, -(-len(pieces) // 4))
+        parts = pieces[:cut], pieces[cut : cut + trained]
+    if not parts[0]:
+        raise DataError(f"general text: no text of {tokens} tokens to measure on: give longer texts (--retention)")
+    return parts
+
+
+def text_pieces(model: LocalModel, texts: Sequence[str], tokens: int, count: int) -> list[tuple[int, ...]]:
+    """At most `count` pieces of `tokens` token ids, cut out of the texts one after the other, first of each first."""
+    cut = []
+    for text in texts:
+        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        cut.append([tuple(ids[i : i + tokens]) for i in range(0, len(ids) - tokens + 1, tokens)])
+    rounds = max(map(len, cut), default=0)
+    return [pieces[r] for r in range(rounds) for pieces in cut if r < len(pieces)][:count]
+
+
+def sampled_texts(model: LanguageModel, count: int, tokens: int, seed: int) -> list[str]:
+    """What the model itself writes from nothing, for when no general text is given (pseudo-rehearsal, Robins 1995)."""
+    sampling = Sampling(max_tokens=tokens + 8, temperature=1.0, n=count, seed=seed)
+    return [completion.text for completion in model.generate([""], sampling)[0]]

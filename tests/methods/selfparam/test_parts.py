@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from conftest_data import PAIRS, PASSAGES
+
+from evolvent.data.passages import read_passages, sentences, split_passages
+from evolvent.data.records import Passage
+from evolvent.errors import DataError
+from evolvent.methods.selfparam.config import SelfParamConfig
+from evolvent.methods.selfparam.generation import ModelGenerator, Rules, SplitContext, parse_pairs
+from evolvent.methods.selfparam.injection import balanced, batches, gain_weights
+from evolvent.methods.selfparam.measure import held_out
+from evolvent.methods.selfparam.pairs import QAPair, acceptable, contains, read_pairs, settle_conflicts, write_pairs
+from evolvent.methods.selfparam.recommendation import Turn, evaluate_recommendations, readable_title, recommended_names
+from evolvent.methods.selfparam.teacher import Teacher, TeacherCache, TeacherPrompt
+from evolvent.methods.selfparam.titles import TitleIndex
+from evolvent.models.distributions import token_distributions
+from evolvent.models.protocol import Completion
+from evolvent.training.examples import EncodedExample
+
+LIGHTHOUSE = Passage(
+    id="p",
+    text="The Orvane lighthouse stands on Keldrick Point. It was designed by Mirela Tovash in 1873. Its keeper was "
+    "Dr. Pell.",
+)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def test_passages_come_from_folders_files_rows_and_dialogues(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "two.md").write_text("# A Title\n\nSecond.")
+    (tmp_path / "one.txt").write_bytes("Fïrst.".encode() + b"\xff")
+    (tmp_path / "skip.bin").write_bytes(b"\x00")
+    first, second = sorted(read_passages(tmp_path), key=lambda p: p.id, reverse=True)
+    assert (first.id, second.id, second.title) == ("one.txt", "b/two.md", "A Title")
+    assert first.text.startswith("Fïrst.")
+    (said,) = read_passages(
+        [{"id": "d", "messages": [{"role": "user", "content": "Hi"}, {"role": "system", "content": "Yes"}]}]
+    )
+    assert said.text == "User: Hi\nSystem: Yes"
+    assert len(read_passages(["same", "same", "other"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "  "}, "field 'text'"),
+        ({"body": "x"}, r"got the fields \['body'\]"),
+        ({"text": 7}, "got int"),
+        ({"messages": "hi"}, "expected a list"),
+    ],
+)
+def test_a_bad_passage_says_where_and_what_was_expected(row, message):
+    with pytest.raises(DataError, match=f"row 2.*{message}"):
+        read_passages([{"text": "good"}, row])
+
+
+def test_long_texts_are_cut_at_paragraphs_then_at_sentences_and_lose_nothing():
+    text = "One two three.\n\nFour five six. Seven eight nine.\n\nTen."
+    pieces = split_passages([Passage(id="p", text=text, title="T")], 7)
+    assert [p.id for p in pieces] == ["p#1", "p#2"]
+    assert " ".join(" ".join(p.text for p in pieces).split()) == " ".join(text.split())
+    assert sentences("Dr. Pell came. He left in 1.5 hours! Did J. Smith?") == [
+        "Dr. Pell came.",
+        "He left in 1.5 hours!",
+        "Did J. Smith?",
+    ]
+    with pytest.raises(DataError, match="8 words"):
+        split_passages([Passage(id="p", text="a b c d e f g h")], 6)
+
+
+def test_pairs_are_written_as_they_are_read(tmp_path):
+    passages = read_passages(PASSAGES)
+    pairs = read_pairs(PAIRS, passages)
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    assert read_pairs(tmp_path / "pairs.jsonl", passages) == pairs
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"passage": "p", "question": "Who?", "answer": ""}, "field 'answer'"),
+        ({"passage": "p", "question": 3, "answer": "x"}, "field 'question'"),
+        ({"passage": "x", "question": "Who?", "answer": "y"}, "got 'x'"),
+        ({"passage": "p", "question": "Is it Keldrick Point?", "answer": "Keldrick Point"}, "already holds"),
+        ({"passage": "p", "question": "Who?", "answer": "a " * 50}, "at most 40 words"),
+    ],
+)
+def test_a_bad_pair_says_where_and_what_was_expected(row, message):
+    with pytest.raises(DataError, match=f"row 1.*{message}"):
+        read_pairs([row], [LIGHTHOUSE])
+
+
+def test_of_contradicting_passages_the_newest_holds():
+    passages = [Passage(id="old", text="x"), Passage(id="new", text="y")]
+    pairs = [QAPair.of("old", "Where is it?", "Rome"), QAPair.of("new", "Where is it", "Oslo")]
+    kept, said = settle_conflicts(pairs, passages, "newest")
+    assert [p.answer for p in kept] == ["Oslo"]
+    assert "'Rome' (old)" in said[0]
+    assert len(settle_conflicts(pairs, passages, "keep")[0]) == 2
+    with pytest.raises(DataError, match="several answers"):
+        settle_conflicts(pairs, passages, "error")
+
+
+# ------------------------------------------------------------------------------------------- generation
+
+
+def test_rules_ask_for_names_and_numbers_and_name_the_subject():
+    pairs = Rules().generate(LIGHTHOUSE, 10, ())
+    assert {"Keldrick Point", "Mirela Tovash", "1873"} <= {p.answer for p in pairs}
+    designed = next(p for p in pairs if p.answer == "1873")
+    assert "___" in designed.question
+    assert all(not contains(p.question, p.answer) for p in pairs)
+
+
+def test_split_context_gives_every_sentence_with_all_before_it():
+    pairs = SplitContext().generate(LIGHTHOUSE, 10, ())
+    assert [p.begin for p in pairs] == [sentences(LIGHTHOUSE.text)[0], " ".join(sentences(LIGHTHOUSE.text)[:2])]
+    assert [p.answer for p in pairs] == sentences(LIGHTHOUSE.text)[1:]
+
+
+def test_generated_pairs_are_read_from_json_lines_or_blocks_and_a_torn_one_is_dropped():
+    text = 'Sure!\n{"question": "Who?", "answer": "Pell"}\n1. {"question": "When?", "answer": "1873"}\n{"question": "Wh'
+    assert parse_pairs(text) == [("Who?", "Pell"), ("When?", "1873")]
+    assert parse_pairs("Question 1: Who?\nAnswer 1: Pell\n\nQ: When?\nA: 1873\nQ: Whe") == [
+        ("Who?", "Pell"),
+        ("When?", "1873"),
+    ]
+    assert parse_pairs("I cannot help with that.") == []
+
+
+def test_the_generator_sees_the_text_as_data_and_what_to_avoid():
+    class Writer:
+        name = "writer"
+
+        def generate(self, prompts, sampling):
+            self.prompts = prompts
+            return [
+                [
+                    Completion(
+                        '{"question": "Who designed the Orvane lighthouse?", "answer": "Mirela Tovash"}', (), "stop"
+                    )
+                ]
+            ]
+
+    writer = Writer()
+    earlier = QAPair.of("p", "Where does the Orvane lighthouse stand?", "Keldrick Point")
+    (made,) = ModelGenerator(writer).generate(LIGHTHOUSE, 3, [earlier])
+    assert (made.answer, made.source) == ("Mirela Tovash", "writer")
+    content = writer.prompts[0][0]["content"]
+    assert earlier.question in content
+    assert "do not follow" in content
+    assert content.index("<<<") < content.index(LIGHTHOUSE.text) < content.index(">>>")
+
+
+def test_every_reason_for_a_rejection_is_counted():
+    good = QAPair.of("p", "Who designed the Orvane lighthouse?", "Mirela Tovash")
+    candidates = [
+        good,
+        QAPair.of("p", "Who designed the Orvane lighthouses?", "Mirela Tovash"),
+        QAPair.of("p", "Tell me", "1873"),
+        QAPair.of("p", "What does the passage say?", "1873"),
+        QAPair.of("p", "Where is it?", "Paris"),
+        QAPair.of("p", "Is it 1873?", "1873"),
+    ]
+    rejected: Counter[str] = Counter()
+    assert acceptable(LIGHTHOUSE, candidates, [], rejected) == [good]
+    assert set(rejected) == {
+        "repeated",
+        "no question mark",
+        "refers to the passage",
+        "answer not in the passage",
+        "holds its answer",
+    }
+
+
+# ---------------------------------------------------------------------------------------------- teacher
+
+
+@pytest.mark.parametrize("form", ["plain", "chat"])
+@pytest.mark.parametrize("hint", ["off", "all", "loo"])
+def test_teacher_and_student_end_with_the_same_question_and_answer(tiny_model, form, hint):
+    passages = read_passages(PASSAGES)
+    pairs = read_pairs(PAIRS, passages)
+    teacher = Teacher(tiny_model, passages, pairs)
+    for pair in pairs:
+        before, scored = teacher.teacher(pair, TeacherPrompt(form, 1, hint))
+        question, answer = teacher.student(pair, form)
+        assert scored == answer
+        text = tiny_model.tokenizer.decode(before)
+        assert teacher.passages[pair.passage].text in text
+        assert pair.answer not in tiny_model.tokenizer.decode(question)
+        own = [p for p in pairs if p.passage == pair.passage]
+        assert text.count(pair.question) == 1 + (hint == "all")
+        assert all((p.question in text) == (hint != "off") for p in own if p.fact != pair.fact)
+        if form == "plain":
+            assert before[-len(question) :] == question
+
+
+def test_a_torn_or_foreign_shard_is_computed_again_and_others_are_not(tiny_model, tmp_path, monkeypatch):
+    from evolvent.methods.selfparam import teacher as module
+
+    rows = [([i % 300 + 5, 7, 8], [9, 10]) for i in range(130)]  # three shards
+    calls = []
+    monkeypatch.setattr(
+        module, "token_distributions", lambda *a, **k: (calls.append(len(a[1])), token_distributions(*a, **k))[1]
+    )
+    cache = TeacherCache(tmp_path, {"of": "tiny"})
+    first = cache.compute(tiny_model, rows, top_k=4, temperature=1.0)
+    assert calls == [64, 64, 2]
+    torn = sorted(tmp_path.glob("*.safetensors"))[1]
+    torn.write_bytes(torn.read_bytes()[:100])
+    again = cache.compute(tiny_model, rows, top_k=4, temperature=1.0)
+    assert calls == [64, 64, 2, 64]
+    assert all(a.ids.equal(b.ids) and a.gold.equal(b.gold) for a, b in zip(first, again, strict=True))
+    TeacherCache(tmp_path, {"of": "another"}).compute(tiny_model, rows, top_k=4, temperature=1.0)
+    assert calls[4:] == [64, 64, 2]
+
+
+# -------------------------------------------------------------------------------------------- injection
+
+
+def test_batches_hold_their_share_of_old_pairs_and_general_text():
+    args = SelfParamConfig(output_dir="x", batch_size=8, replay_share=0.25, retention_rows=3)
+    order = batches(10, 5, 4, 6, args)
+    for start in range(0, len(order), 11):
+        batch = order[start : start + 11]
+        assert sum(i < 10 for i in batch) == 6
+        assert sum(10 <= i < 15 for i in batch) == 2
+        assert sum(15 <= i < 19 for i in batch) == 3
+    assert set(order) == set(range(19))
+    assert batches(10, 5, 4, 6, args) == order
+
+
+def test_general_text_weighs_as_much_as_asked_whatever_its_length():
+    args = SelfParamConfig(output_dir="x", batch_size=8, retention_rows=4, retention_weight=0.5)
+    pairs = [EncodedExample((1,) * 9, 3)] * 8
+    text = [EncodedExample((1,) * 33, 32)] * 4
+    rows = balanced(pairs, text, args)
+    tokens = sum(r.answer_tokens for r in rows)
+    injected = sum(r.weight * r.answer_tokens for r in rows[:8]) / tokens
+    general = sum(r.weight * r.answer_tokens for r in rows[8:]) / tokens
+    assert injected == pytest.approx(1.0)
+    assert general == pytest.approx(0.5)
+
+
+def test_gain_weights_follow_what_the_passage_explains():
+    weights = gain_weights([-0.1, -1.0, -0.1], [-9.0, -3.0, -0.2])
+    assert weights[0] > weights[1] > weights[2] > 0
+    assert sum(weights) == pytest.approx(3)
+
+
+# --------------------------------------------------------------------------------------- recommendation
+
+
+def test_names_are_read_as_the_published_evaluation_reads_them():
+    assert recommended_names("Here are some:\n1. Heat (1995)\n2) Alien - no\n") == ["Heat", "Alien - no", ""]
+    assert recommended_names("Heat, Alien (1979)") == ["Heat", "Alien"]
+    assert readable_title("<http://dbpedia.org/resource/Hoffa_(film)>") == "Hoffa"
+
+
+def test_ties_go_to_the_closest_length_and_do_not_depend_on_order():
+    titles = ["Frozen", "Frozen II", "Alien"]
+    for order in (titles, titles[::-1]):
+        (match,) = TitleIndex(order).match(["Frozen 2"])
+        assert (match.title, match.distance) == ("Frozen II", 2)
+    assert TitleIndex(titles).match(["ALIEN"])[0].distance == 0
+
+
+def test_seen_and_unknown_candidates_are_dropped_only_when_asked():
+    turn = Turn("d", "", gold=("Alien",), seen=frozenset({"Heat"}))
+    titles = TitleIndex(["Alien", "Heat", "Something Wild and Entirely New"])
+    answer = "1. Heat\n2. Something else entirely\n3. Alien"
+    plain = evaluate_recommendations([answer], [turn], titles)
+    strict = evaluate_recommendations([answer], [turn], titles, filtered=True, exclude_seen=True)
+    assert (plain.ranks, strict.ranks) == ([2], [0])
+    assert strict.values("ndcg", 1) == [1.0]
+    assert plain.values("recall", 1) == [0.0]
+    assert plain.values("mrr", 5, "discussion") == []
+
+
+# ---------------------------------------------------------------------------------------------- measure
+
+
+@pytest.mark.parametrize("texts", [["shares rose " * 80], ["shares rose " * 20, "the cup was won " * 20] * 4])
+def test_general_text_that_is_measured_is_never_trained_on(tiny_model, texts):
+    texts = [f"{text}{i}" for i, text in enumerate(texts)]
+    held, trained = held_out(tiny_model, texts, 8, 5, 30)
+    assert held
+    assert trained
+    assert len(held) <= 5
+    if len(texts) >= 4:
+        joined = [tiny_model.tokenizer.decode(piece) for piece in held]
+        assert all(any(piece in text for text in texts[:2]) for piece in joined)
+    with pytest.raises(DataError, match="no text of 8 tokens"):
+        held_out(tiny_model, ["a"], 8, 5, 30)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest_data import GENERAL, PAIRS, PASSAGES, TEST
+from transformers import AutoModelForCausalLM
+
+from evolvent.errors import ConfigError, DataError, ModelError
+from evolvent.methods.selfparam.selfparam import SelfParam
+from evolvent.methods.selfparam.weights import read_ledger, roll_back
+from evolvent.models.protocol import Sampling
+
+
+def build(folder, args, **more):
+    return SelfParam(str(folder), PASSAGES, PAIRS, args=args, eval_dataset=TEST, retention=GENERAL, **more)
+
+
+def test_a_run_leaves_a_plain_model_of_the_same_shape_with_nothing_beside_it(tiny_folder, settings):
+    result = build(tiny_folder, settings()).run()
+    before = AutoModelForCausalLM.from_pretrained(tiny_folder).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(result.model).state_dict()
+    assert {k: (v.shape, v.dtype) for k, v in before.items()} == {k: (v.shape, v.dtype) for k, v in after.items()}
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+    assert result.metrics["storage/inference_bytes"] == 0
+    assert result.metrics["storage/training_bytes"] > 0
+    assert set(json.loads((Path(result.model) / "evolvent.json").read_text())) >= {"parent", "weight_digest", "method"}
+    assert "SELF-PARAM" in result.report_path.read_text()
+
+
+def test_lora_is_merged_into_the_same_answers(tiny_folder, settings):
+    method = build(tiny_folder, settings(peft="lora", baselines=()))
+    result = method.run()
+    assert not (Path(result.model) / "adapter_config.json").exists()
+    stage = AutoModelForCausalLM.from_pretrained(method.final)
+    final = AutoModelForCausalLM.from_pretrained(result.model)
+    ids = torch.arange(5, 25)[None]
+    torch.testing.assert_close(stage(ids).logits, final(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_training_brings_the_student_to_the_teacher(tiny_folder, settings):
+    method = build(tiny_folder, settings(baselines=(), exposures=60, retention_rows=0))
+    method.run()
+    losses = [json.loads((t.folder / "training.json").read_text())["losses"] for t in method.injections]
+    assert losses[0][-1][1] < 0.5 * losses[0][0][1]
+
+
+def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settings, tmp_path):
+    result = build(tiny_folder, settings(mode="sequential", baselines=())).run()
+    rows = read_ledger(result.output_dir)
+    assert [row["passages"] for row in rows] == [["bank"], ["cup"]]
+    assert rows[1]["parent"] == rows[0]["identity"]
+    assert {"f1/after/selfparam/1", "f1/end/selfparam/1"} <= result.metrics.keys()
+    first = tmp_path / "run" / "stages" / rows[0]["stage"] / "checkpoint"
+    expected = AutoModelForCausalLM.from_pretrained(first).state_dict()
+    roll_back(result.output_dir, 2)
+    back = AutoModelForCausalLM.from_pretrained(result.model).state_dict()
+    assert all(torch.equal(expected[k], back[k]) for k in expected)
+    roll_back(result.output_dir, 1)
+    original = AutoModelForCausalLM.from_pretrained(tiny_folder).state_dict()
+    again = AutoModelForCausalLM.from_pretrained(result.model).state_dict()
+    assert all(torch.equal(original[k], again[k]) for k in original)
+    with pytest.raises(DataError, match="no injection 3"):
+        roll_back(result.output_dir, 3)
+
+
+def test_a_repeated_run_computes_nothing_and_says_the_same(tiny_folder, settings):
+    first = build(tiny_folder, settings()).run()
+    events = (first.output_dir / "events.jsonl").read_text().count("stage-started")
+    second = build(tiny_folder, settings()).run()
+    assert (first.output_dir / "events.jsonl").read_text().count("stage-started") == events
+    shown = {k: v for k, v in first.metrics.items() if not k.startswith("seconds")}
+    assert shown == {k: second.metrics[k] for k in shown}
+
+
+KILLED = """
+import os, signal, sys
+from conftest_data import GENERAL, PAIRS, PASSAGES, TEST
+from evolvent.methods.selfparam.config import SelfParamConfig
+from evolvent.methods.selfparam.selfparam import SelfParam
+folder, out, stage, after = sys.argv[1:]
+seen = 0
+def die(name, done, total, note):
+    global seen
+    seen += name == stage
+    if name == stage and seen == int(after):
+        os.kill(os.getpid(), signal.SIGKILL)
+args = SelfParamConfig.model_validate_json(open(out + ".json").read())
+SelfParam(folder, PASSAGES, PAIRS, args=args, eval_dataset=TEST, retention=GENERAL, on_progress=die).run()
+"""
+
+
+@pytest.mark.parametrize(("stage", "after"), [("teacher", 2), ("inject", 6)])
+def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tiny_folder, settings, tmp_path, stage, after):
+    whole = build(tiny_folder, settings(baselines=(), save_steps=2)).run()
+    broken = tmp_path / "broken"
+    args = settings(baselines=(), save_steps=2, output_dir=broken)
+    Path(f"{broken}.json").write_text(args.model_dump_json())
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    command = [sys.executable, "-c", KILLED, str(tiny_folder), str(broken), stage, str(after)]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    resumed = build(tiny_folder, args).run()
+    a, b = (AutoModelForCausalLM.from_pretrained(r.model).state_dict() for r in (whole, resumed))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(tiny_folder, settings):
+    with build(tiny_folder, settings()):
+        pass
+    with pytest.raises(ConfigError, match="top_k"), build(tiny_folder, settings(top_k=8)):
+        pass
+
+
+def test_what_cannot_work_is_said_before_anything_is_computed(tiny_folder, settings):
+    with pytest.raises(ModelError, match="endpoint"):
+        SelfParam("endpoint:x@http://localhost:1/v1", PASSAGES, PAIRS, args=settings())
+    with pytest.raises(DataError, match="'ghost'"):
+        SelfParam(str(tiny_folder), PASSAGES, [{"passage": "ghost", "question": "q?", "answer": "a"}], args=settings())
+    with pytest.raises(ModelError, match="nats per token"):
+        build(tiny_folder, settings(strict=True)).run()
+
+
+def test_without_general_text_the_model_rehearses_its_own(tiny_folder, settings):
+    method = SelfParam(str(tiny_folder), PASSAGES, PAIRS, args=settings(baselines=()), eval_dataset=TEST)
+    result = method.run()
+    assert len(method.text) > 10
+    assert "texts that the model itself wrote" in result.report_path.read_text()
+    again = SelfParam(str(tiny_folder), PASSAGES, PAIRS, args=settings(baselines=()), eval_dataset=TEST)
+    with again:
+        again.prepare()
+        again.probe()
+        again.teach()
+    assert [r.tokens for r in again.text] == [r.tokens for r in method.text]
+
+
+def test_retention_keeps_general_text_where_it_was(tiny_folder, settings, tmp_path):
+    moved = {}
+    for weight in (0.0, 4.0):
+        args = settings(baselines=(), exposures=24, retention_weight=weight, output_dir=tmp_path / str(weight))
+        moved[weight] = build(tiny_folder, args).run().metrics["drift/general/selfparam"]
+    assert moved[4.0] < 0.7 * moved[0.0]
+
+
+def test_a_text_is_learnt_without_any_question(tiny_folder, settings):
+    args = settings(baselines=(), generator="split", retention_rows=0, exposures=60, shots=0)
+    method = SelfParam(str(tiny_folder), PASSAGES, None, args=args, eval_dataset=TEST, retention=GENERAL)
+    method.run()
+    losses = json.loads((method.injections[0].folder / "training.json").read_text())["losses"]
+    assert losses[-1][1] < 0.5 * losses[0][1]
+    with pytest.raises(ConfigError, match="no questions"):
+        SelfParam(str(tiny_folder), PASSAGES, None, args=args)
+
+
+def test_the_teacher_can_write_the_answers_itself(tiny_folder, tiny_model, settings):
+    method = build(tiny_folder, settings(answers="teacher", baselines=()))
+    with method:
+        method.prepare()
+        method.probe()
+        method.teach()
+    given = {pair["question"]: pair["answer"] for pair in PAIRS}
+    assert method.pairs
+    assert all(pair.answer != given[pair.question] for pair in method.pairs)
+    shown = next(p for p in method.pairs if p.question == PAIRS[0]["question"])
+    prompt = f"{PASSAGES[0]['text']}\n\nQuestion: {shown.question}\nAnswer:"
+    assert str(method.prompts["plain"]) == "plain"
+    (said,) = tiny_model.generate([prompt], Sampling(max_tokens=8, stop=("\n",)))[0]
+    assert shown.answer == said.text.strip()
+
+
+def test_a_generator_that_writes_nothing_usable_leaves_the_passage_to_the_rules(tiny_folder, settings):
+    args = settings(generator="self", baselines=(), max_rounds=1, pairs_per_passage=2)
+    with SelfParam(str(tiny_folder), PASSAGES, None, args=args, eval_dataset=TEST) as method:
+        pairs = method.prepare()
+    assert {pair.source for pair in pairs} == {"rules"}
+    assert {pair.passage for pair in pairs} == {"bank", "cup"}
+    assert method.rejected["passages left to the rules"] == 2
+    assert sum(method.rejected.values()) > 2
