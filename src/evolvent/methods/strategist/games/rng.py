@@ -1,0 +1,52 @@
+"""One counter-based random stream for both engines: SplitMix64 (Steele, Lea, Flood 2014), draw k = mix(key + k·golden).
+
+The reference form is here, its compiled twin in `rng_kernels`; a test holds them together. A stream is made for each
+purpose (a game's chance, a seat's search at a ply), so a number never depends on what was drawn elsewhere.
+"""
+
+from __future__ import annotations
+
+GOLDEN = 0x9E3779B97F4A7C15
+FIRST = 0xBF58476D1CE4E5B9
+SECOND = 0x94D049BB133111EB
+MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def mix(x: int) -> int:
+    """Finalizer of SplitMix64: a bijection of 64-bit integers whose every output bit depends on every input bit."""
+    x = (x ^ (x >> 30)) * FIRST & MASK
+    x = (x ^ (x >> 27)) * SECOND & MASK
+    return x ^ (x >> 31)
+
+
+def combine(key: int, part: int) -> int:
+    """A new key from a key and an integer."""
+    return mix((key ^ mix((part + GOLDEN) & MASK)) + GOLDEN & MASK)
+
+
+def key_of(*parts: int) -> int:
+    """Key of a stream, from integers that name its purpose."""
+    key = 0
+    for part in parts:
+        key = combine(key, part & MASK)
+    return key
+
+
+class Stream:
+    """A stream of draws; its only state is a 64-bit counter."""
+
+    def __init__(self, key: int) -> None:
+        self.state = key & MASK
+
+    def draw(self) -> int:
+        """64 random bits."""
+        self.state = (self.state + GOLDEN) & MASK
+        return mix(self.state)
+
+    def below(self, n: int) -> int:
+        """An integer in [0, n); takes no draw when n is 1. Bias at most n / 2**32."""
+        return (self.draw() >> 32) * n >> 32 if n > 1 else 0
+
+    def uniform(self) -> float:
+        """A float in [0, 1) with 53 random bits."""
+        return (self.draw() >> 11) * 2.0**-53
