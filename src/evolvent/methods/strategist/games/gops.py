@@ -200,6 +200,10 @@ class Gops:
         """Rounds left: cards in a hand."""
         return np.bitwise_count(encoded[:, 0].view(np.uint16)).astype(np.int16)
 
+    def sides(self, encoded: Encoded) -> NDArray[np.float64]:
+        """Player 0 is team 0."""
+        return np.tile([1.0, -1.0], (len(encoded), 1))
+
     def render(self, state: GopsState, viewer: int | None = None) -> str:
         """The table as text."""
         prize = f"prize {state.prize}" if state.prize else "no prize on the table"

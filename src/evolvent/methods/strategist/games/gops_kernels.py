@@ -220,6 +220,25 @@ def features(encoded: Any, num_cards: Any) -> Any:
 
 
 @kernel
+def draw_all(words: Any, index: Any) -> Any:
+    """Draw the prize at position index[i] in state i, in place."""
+    for i in range(len(words)):
+        words[i, 0], words[i, 1] = draw_prize(words[i, 0], words[i, 1], index[i])
+    return 0
+
+
+@kernel
+def settle_all(words: Any, ranks: Any, carries: Any) -> Any:
+    """Bid the cards at positions ranks[i, player] of the hands in state i, in place; returns the cards."""
+    cards = np.zeros((len(words), 2), np.int64)
+    for i in range(len(words)):
+        bid0, bid1 = nth_bit(words[i, 0] & LOW, ranks[i, 0]), nth_bit((words[i, 0] >> 16) & LOW, ranks[i, 1])
+        cards[i, 0], cards[i, 1] = card(bid0), card(bid1)
+        words[i, 0], words[i, 1] = settle(words[i, 0], words[i, 1], bid0, bid1, carries)
+    return cards
+
+
+@kernel
 def random_games(games: Any, num_cards: Any, carries: Any, win_loss: Any, stream: Any) -> Any:
     """Returns of player 0 in games played at random, drawn from one stream."""
     full = (1 << num_cards) - 1

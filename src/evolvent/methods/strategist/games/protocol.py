@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolvent.errors import EvolventError
+from evolvent.methods.strategist.games.rng import Stream
 
 CHANCE = -1  # the "player" who draws cards
 
@@ -121,6 +122,10 @@ class Game(Protocol):
         """How far from the end each state is, (states,): rounds or quests left. Programs are gated by it."""
         ...
 
+    def sides(self, encoded: Encoded) -> NDArray[np.float64]:
+        """+1 for players of team 0 and -1 for the others at encoded states, (states, players)."""
+        ...
+
     def render(self, state: State, viewer: int | None) -> str:
         """The state as text, as `viewer` sees it; None sees everything."""
         ...
@@ -146,3 +151,16 @@ def check_actions(game: Game, state: State, actions: Mapping[int, Action]) -> No
         legal = game.legal(state, player)
         if player not in actions or actions[player] not in legal:
             raise IllegalActionError(player, actions.get(player), phase, legal)
+
+
+def draw_outcome(game: Game, state: State, stream: Stream) -> Action:
+    """An outcome of chance; equally likely ones take one integer draw."""
+    outcomes = game.chance(state)
+    if all(p == outcomes[0][1] for _, p in outcomes):
+        return outcomes[stream.below(len(outcomes))][0]
+    left = stream.uniform()
+    for outcome, p in outcomes:
+        left -= p
+        if left < 0:
+            return outcome
+    return outcomes[-1][0]

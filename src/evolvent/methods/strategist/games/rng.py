@@ -6,6 +6,9 @@ purpose (a game's chance, a seat's search at a ply), so a number never depends o
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 GOLDEN = 0x9E3779B97F4A7C15
 FIRST = 0xBF58476D1CE4E5B9
 SECOND = 0x94D049BB133111EB
@@ -50,3 +53,32 @@ class Stream:
     def uniform(self) -> float:
         """A float in [0, 1) with 53 random bits."""
         return (self.draw() >> 11) * 2.0**-53
+
+
+def keys_of(seeds: NDArray[np.uint64], *parts: int) -> NDArray[np.uint64]:
+    """`key_of(seed, *parts)` for many seeds at once."""
+    keys = _combine_all(np.zeros(len(seeds), np.uint64), seeds)
+    for part in parts:
+        keys = _combine_all(keys, np.full(len(seeds), part & MASK, np.uint64))
+    return keys
+
+
+def first_below(keys: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
+    """`Stream(key).below(n)` for many keys at once."""
+    drawn = _mix_all(keys + np.uint64(GOLDEN)) >> np.uint64(32)
+    return (drawn * np.uint64(n) >> np.uint64(32)).astype(np.int64)
+
+
+def first_uniform(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """`Stream(key).uniform()` for many keys at once."""
+    return (_mix_all(keys + np.uint64(GOLDEN)) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix_all(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(FIRST)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(SECOND)
+    return x ^ (x >> np.uint64(31))
+
+
+def _combine_all(keys: NDArray[np.uint64], parts: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return _mix_all((keys ^ _mix_all(parts + np.uint64(GOLDEN))) + np.uint64(GOLDEN))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolvent.errors import ConfigError
-from evolvent.methods.strategist.games.protocol import Encoded, Game, Values
+from evolvent.methods.strategist.games.protocol import CHANCE, Encoded, Game, State, Values, draw_outcome
+from evolvent.methods.strategist.games.rng import Stream
 
 ALWAYS = (0, 99)  # a gate that is open at every stage
 
@@ -85,3 +86,63 @@ def program(game: Game, weights: Sequence[float] | dict[str, float], bound: floa
     if len(weights) != len(names):
         raise ConfigError(f"{game.name} has {len(names)} features, got {len(weights)} weights")
     return LinearProgram(tuple(Term(float(w), i) for i, w in enumerate(weights) if w), bound=bound)
+
+
+def leaf_values(game: Game, evaluator: Evaluator, state: State, stream: Stream) -> list[float]:
+    """Value of one state that is not terminal, for each player."""
+    if isinstance(evaluator, Zero):
+        return [0.0] * game.num_players
+    if isinstance(evaluator, Rollouts):
+        total = [0.0] * game.num_players
+        for _ in range(evaluator.count):
+            total = [t + float(v) for t, v in zip(total, playout(game, state, stream), strict=True)]
+        return [t / evaluator.count for t in total]
+    return [float(v) for v in batch_values(game, evaluator, game.encode([state]))[0]]
+
+
+def batch_values(game: Game, evaluator: LinearProgram | Zero | Batch, encoded: Encoded) -> Values:
+    """Values of encoded states, (states, players).
+
+    Raises:
+        ConfigError: an evaluator of another shape, or with values that are not finite.
+    """
+    if isinstance(evaluator, Zero):
+        return np.zeros((len(encoded), game.num_players))
+    if isinstance(evaluator, LinearProgram):
+        return _run_program(game, evaluator, encoded)
+    values = np.asarray(evaluator(encoded), np.float64)
+    if values.shape != (len(encoded), game.num_players) or not np.isfinite(values).all():
+        raise ConfigError(
+            f"a leaf evaluator must return finite values of shape ({len(encoded)}, {game.num_players}), "
+            f"got {values.shape}"
+        )
+    return values
+
+
+def playout(game: Game, state: State, stream: Stream) -> Values:
+    """Returns after everyone acts at random to the end."""
+    while actors := game.actors(state):
+        if actors[0] == CHANCE:
+            state = game.step(state, {CHANCE: draw_outcome(game, state, stream)})
+            continue
+        options = {player: game.legal(state, player) for player in actors}
+        state = game.step(state, {player: legal[stream.below(len(legal))] for player, legal in options.items()})
+    return game.returns(state)
+
+
+def _run_program(game: Game, evaluator: LinearProgram, encoded: Encoded) -> Values:
+    features, stage = game.features(encoded), game.stage(encoded)
+    total = np.full(len(encoded), 0.0 if game.antisymmetric else evaluator.bias)
+    for term in evaluator.terms:  # in the order of the compiled form, so that sums round alike
+        value = term.weight * features[:, term.feature].astype(np.float64)
+        if term.times >= 0:
+            value = value * np.abs(features[:, term.times].astype(np.float64))
+        total = np.where((stage >= term.gate[0]) & (stage <= term.gate[1]), total + value, total)
+    total = np.clip(total, -evaluator.bound, evaluator.bound)
+    return by_player(game, encoded, total)
+
+
+def by_player(game: Game, encoded: Encoded, value: NDArray[np.float64]) -> Values:
+    """The value of team 0 as a value of each player: the other team gets its negative."""
+    sides = game.sides(encoded)
+    return value[:, None] * sides

@@ -79,3 +79,25 @@ class SearchResult:
     def best(self, player: int) -> Action:
         """The most probable action of a player."""
         return self.actions[player][int(np.argmax(self.policy[player]))]
+
+
+def move_policy(
+    visits: NDArray[np.float64], average: NDArray[np.float64], settings: SearchSettings
+) -> NDArray[np.float64]:
+    """Probability of each action: see `move` of :class:`SearchSettings`.
+
+    Args:
+        visits: simulations through each action, (..., actions).
+        average: summed strategies of regret matching, or again the visits.
+        settings: the move rule.
+    """
+    if settings.move == "visits":
+        chosen = np.zeros_like(visits)
+        np.put_along_axis(chosen, visits.argmax(-1)[..., None], 1.0, -1)
+        return chosen
+    weights = average if settings.move == "average" else visits
+    if settings.move == "sample" and settings.temperature != 1:
+        # Scaled first, so that no power overflows.
+        weights = (weights / weights.max(-1, keepdims=True)) ** (1 / settings.temperature)
+    total = weights.sum(-1, keepdims=True)
+    return np.where(total > 0, weights / np.maximum(total, 1e-300), 1 / weights.shape[-1])
