@@ -39,7 +39,7 @@ class GopsForest:
             settings.gamma,
             np.array([exploration_weight(n, settings) for n in range(most)]),
         )
-        self.leaf = k.Leaf(*_leaf(k, evaluator))
+        self.leaf = k.Leaf(*compiled_leaf(k, evaluator))
         self.forest = k.plant(trees, settings.budget, game.num_cards, self.rules.selection)
 
     def clear(self) -> None:
@@ -107,7 +107,8 @@ class GopsForest:
             k.back_up_all(self.forest, which, values, self.rules)
 
 
-def _leaf(k: Any, evaluator: Evaluator) -> tuple[int, int, NDArray[np.float64], NDArray[np.int64]]:
+def compiled_leaf(k: Any, evaluator: Evaluator) -> tuple[int, int, NDArray[np.float64], NDArray[np.int64]]:
+    """Kind, playouts, weights and terms of an evaluator, as the kernels take them."""
     weights, columns = np.zeros(2), np.zeros((0, 4), np.int64)
     if isinstance(evaluator, LinearProgram):
         return k.PROGRAM, 0, *evaluator.arrays()
