@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from evolvent.errors import ConfigError
 from evolvent.methods.strategist.games.gops import Gops
-from evolvent.methods.strategist.games.protocol import CHANCE, Encoded, Game, State, Values, draw_outcome
-from evolvent.methods.strategist.games.rng import Stream, key_of, keys_of
+from evolvent.methods.strategist.games.protocol import Encoded, Game, State, Values
+from evolvent.methods.strategist.games.rng import keys_of
 from evolvent.methods.strategist.search.evaluators import Evaluator, Rollouts, batch_values
-from evolvent.methods.strategist.search.settings import SearchResult, SearchSettings
+from evolvent.methods.strategist.search.settings import SearchSettings
 
 if TYPE_CHECKING:
     from evolvent.methods.strategist.belief_tables import BeliefTables
@@ -67,10 +67,12 @@ class Matches:
     Attributes:
         returns: (games, players).
         replay: states on the way, if they were recorded.
+        finals: last state of each game with its whole history; empty for compiled GOPS.
     """
 
     returns: Values
     replay: Replay | None = None
+    finals: tuple[State, ...] = ()
 
 
 def play(
@@ -103,9 +105,9 @@ def play(
         from evolvent.methods.strategist.search.gops_play import play_compiled
 
         return play_compiled(game, seats, seating, seeds, record)
-    recorder = Recorder(game)
-    returns = [_play_one(game, seats, row, int(seed), recorder, i) for i, (row, seed) in enumerate(zip(seating, seeds))]
-    return Matches(np.array(returns).reshape(seating.shape), recorder.replay() if record else None)
+    from evolvent.methods.strategist.search.in_step import play_in_step
+
+    return play_in_step(game, seats, seating, seeds, record)
 
 
 def play_pairs(game: Game, first: Seat, second: Seat, pairs: int, seed: int) -> Values:
@@ -160,65 +162,3 @@ def leaf_column(game: Game, seat: Seat, encoded: Encoded) -> Values:
     if seat.evaluator is None or isinstance(seat.evaluator, Rollouts):
         return np.full((len(encoded), game.num_players), np.nan)
     return batch_values(game, seat.evaluator, encoded)
-
-
-def _play_one(
-    game: Game, seats: Sequence[Seat], seating: NDArray[np.int64], seed: int, recorder: Recorder, index: int
-) -> Values:
-    state, ply = game.initial(seed), 0
-    searchers: dict[int, Any] = {}
-    while actors := game.actors(state):
-        if actors[0] == CHANCE:
-            actions = {CHANCE: draw_outcome(game, state, Stream(key_of(seed, ply, CHANCE)))}
-        else:
-            actions = _choose(game, seats, seating, searchers, state, actors, seed, ply, recorder, index)
-        state = game.step(state, actions)
-        ply += 1
-    return game.returns(state)
-
-
-def _choose(
-    game: Game,
-    seats: Sequence[Seat],
-    seating: NDArray[np.int64],
-    searchers: dict[int, Any],
-    state: State,
-    actors: tuple[int, ...],
-    seed: int,
-    ply: int,
-    recorder: Recorder,
-    index: int,
-) -> dict[int, int]:
-    legal = {player: game.legal(state, player) for player in actors}
-    actions = {player: options[0] for player, options in legal.items()}
-    choosing = [player for player in actors if len(legal[player]) > 1]
-    results: dict[int, SearchResult] = {}
-    row = np.full((3, game.num_players), np.nan)
-    for player in choosing:
-        who = int(seating[player])
-        seat = seats[who]
-        if seat.evaluator is None:
-            policy = np.full(len(legal[player]), 1 / len(legal[player]))
-        else:
-            if who not in results:
-                searcher = searchers.get(who) or searchers.setdefault(who, new_searcher(game, seat))
-                results[who] = searcher.search(state, key_of(seed, ply, player, SEARCH))
-            policy = results[who].policy[player]
-            row[0, player] = results[who].value[player]
-        uniform = np.array(Stream(key_of(seed, ply, player, MOVE)).uniform())
-        actions[player] = legal[player][int(draw_move(policy, uniform))]
-    if choosing:
-        encoded = game.encode([state])
-        for player in range(game.num_players):
-            row[1, player] = leaf_column(game, seats[seating[player]], encoded)[0, player]
-        played = np.array([[actions.get(player, -1) for player in range(game.num_players)]])
-        recorder.add(index, encoded, row[:1], row[1:2], played)
-    return actions
-
-
-def new_searcher(game: Game, seat: Seat) -> Any:
-    """The search of one seat through one game."""
-    from evolvent.methods.strategist.search.simultaneous import Tree
-
-    assert seat.evaluator is not None
-    return Tree(game, seat.evaluator, seat.settings)

@@ -58,6 +58,14 @@ class RoleSet:
         evil += [MINION] * (seats - len(evil))
         self.roles: tuple[int, ...] = tuple(sorted([*good, *evil]))
 
+    @classmethod
+    def dealt(cls, roles: Sequence[int]) -> RoleSet:
+        """The role set of a deal, whatever house rules it follows: logs often name no Assassin."""
+        made = cls.__new__(cls)
+        made.num_players, made.num_evil = len(roles), sum(role >= FIRST_EVIL for role in roles)
+        made.roles = tuple(sorted(int(role) for role in roles))
+        return made
+
     @cached_property
     def assignments(self) -> NDArray[np.int8]:
         """Every way to deal the roles, (assignments, players); 60, 2,520 or 151,200 at 5, 7 or 10 players."""
