@@ -1,7 +1,7 @@
 """The exact belief about hidden roles in Avalon: a probability for every way to deal them.
 
-    b(A)  ∝  1[private knowledge allows A] · Π_quests P(fails | evil of A on the team) · Π_votes P(approve | class in A, …)
-             · exp(κ · Σ_p e_p · 1[p is evil in A])
+    b(A)  ∝  1[private knowledge allows A] · Π_quests P(fails | evil of A on the team)
+             · Π_votes P(approve | class of the voter in A, …) · exp(κ · Σ_p e_p · 1[p is evil in A])
 
 A quest with f fails rules out every assignment with fewer evil players on its team, whatever the tables say.
 """
@@ -66,7 +66,9 @@ class Belief:
         if isinstance(event, QuestResult):
             self._possible &= evil >= event.fails
             if not self._possible.any():
-                raise ContradictionError(f"quest {quest + 1}: {event.fails} fails are impossible after what came before")
+                raise ContradictionError(
+                    f"quest {quest + 1}: {event.fails} fails are impossible after what came before"
+                )
             if self.tables:
                 chances = self.tables.fails[quest, :, min(event.fails, 4)]
                 self._log += _log(chances)[evil]
@@ -102,19 +104,24 @@ class Belief:
             raise ContradictionError("what this player was dealt and the quests so far exclude every assignment")
         soft = self._log + self._spoken
         if not np.isfinite(soft[allowed]).any():
-            logger.warning("the tables give what happened no chance at all: votes and fail counts are ignored from here")
+            logger.warning(
+                "the tables give what happened no chance at all: votes and fail counts are ignored from here"
+            )
             self._log[:] = 0.0
             soft = self._spoken
         weights = np.where(allowed, np.exp(soft - soft[allowed].max()), 0.0)
-        return weights / weights.sum()
+        posterior: NDArray[np.float64] = weights / weights.sum()
+        return posterior
 
     def evil_probability(self, info: AvalonInfo | None = None) -> NDArray[np.float64]:
         """P(evil) of each player, (players,)."""
-        return self.posterior(info) @ (self.role_set.assignments >= FIRST_EVIL)
+        chances: NDArray[np.float64] = self.posterior(info) @ (self.role_set.assignments >= FIRST_EVIL)
+        return chances
 
     def role_probability(self, role: str, info: AvalonInfo | None = None) -> NDArray[np.float64]:
         """P(role) of each player, (players,)."""
-        return self.posterior(info) @ (self.role_set.assignments == ROLES.index(role))
+        chances: NDArray[np.float64] = self.posterior(info) @ (self.role_set.assignments == ROLES.index(role))
+        return chances
 
     def evil_sets(self, info: AvalonInfo | None = None) -> dict[int, float]:
         """Probability of each set of evil players, by mask of seats."""
@@ -127,7 +134,8 @@ class Belief:
         weights = np.where(self._evil == evil, self._log, -math.inf)
         weights = np.exp(weights - weights.max())
         found: NDArray[np.float64] = weights @ (self.role_set.assignments == ROLES.index("merlin"))
-        return found / weights.sum()
+        found /= weights.sum()
+        return found
 
     def sample(self, stream: Stream, info: AvalonInfo | None = None) -> tuple[int, ...]:
         """Roles drawn from the posterior."""

@@ -97,7 +97,9 @@ def fit_tables(records: Iterable[GameRecord], *, by: By = "role", alpha: float =
         ConfigError: no game, or alpha is not positive.
     """
     if alpha <= 0:
-        raise ConfigError(f"fit-beliefs: alpha must be positive, got {alpha}: without smoothing, rare play is impossible")
+        raise ConfigError(
+            f"fit-beliefs: alpha must be positive, got {alpha}: without smoothing, rare play is impossible"
+        )
     fails = np.zeros((5, MOST_EVIL + 1, MOST_EVIL + 1))
     approvals = np.zeros((max(CLASSES[by]) + 1, 2, 2, 5, 5, 2))
     games = 0
@@ -110,7 +112,8 @@ def fit_tables(records: Iterable[GameRecord], *, by: By = "role", alpha: float =
                 fails[quest, (team & evil).bit_count(), event.fails] += 1
                 continue
             seats = np.arange(len(record.roles))
-            cell = (classes, int(team & evil != 0), team >> seats & 1, proposal, quest, event.approvals >> seats & 1)
+            on_team, approved = team >> seats & 1, event.approvals >> seats & 1
+            cell: Any = (classes, int(team & evil != 0), on_team, proposal, quest, approved)
             np.add.at(approvals, cell, 1)
     if not games:
         raise ConfigError("fit-beliefs: there is no game to count")

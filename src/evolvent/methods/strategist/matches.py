@@ -99,7 +99,7 @@ def play(
     seating, seeds = np.asarray(seating, np.int64), np.asarray(seeds, np.uint64)
     if seating.shape != (len(seeds), game.num_players):
         raise ConfigError(f"seating must have shape ({len(seeds)}, {game.num_players}), got {seating.shape}")
-    if len(seating) and not (0 <= seating.min() and seating.max() < len(seats)):
+    if len(seating) and not (seating.min() >= 0 and seating.max() < len(seats)):
         raise ConfigError(f"seating must hold indices of the {len(seats)} seats")
     if isinstance(game, Gops) and game.kernels():
         from evolvent.methods.strategist.search.gops_play import play_compiled
@@ -121,7 +121,8 @@ def play_pairs(game: Game, first: Seat, second: Seat, pairs: int, seed: int) -> 
     seating = np.concatenate([(team != 0).astype(np.int64), (team == 0).astype(np.int64)])
     returns = play(game, [first, second], seating, np.concatenate([seeds, seeds])).returns
     ours = np.argmin(seating, axis=1)  # a player of `first`
-    return returns[np.arange(len(seating)), ours].reshape(2, pairs).T
+    margins: Values = returns[np.arange(len(seating)), ours].reshape(2, pairs).T
+    return margins
 
 
 def pair_seeds(seed: int, pairs: int) -> NDArray[np.uint64]:
@@ -133,7 +134,8 @@ def draw_move(policy: NDArray[np.float64], uniform: NDArray[np.float64]) -> NDAr
     """Index of the action that a uniform number falls on, (...,) from policies (..., actions)."""
     behind = (np.cumsum(policy, -1) <= np.asarray(uniform)[..., None]).sum(-1)
     last = policy.shape[-1] - 1 - np.argmax(policy[..., ::-1] > 0, -1)  # rounding may leave the sum below 1
-    return np.minimum(behind, last)
+    drawn: NDArray[np.int64] = np.minimum(behind, last)
+    return drawn
 
 
 class Recorder:

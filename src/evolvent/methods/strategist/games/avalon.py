@@ -128,13 +128,13 @@ class Avalon:
     """
 
     name = "avalon"
-    encoding = (
+    encoding: tuple[str, ...] = (
         *(f"role{seat}" for seat in range(MAX_PLAYERS)),
         *("leader", "quest", "rejections", "phase", "team", "approvals"),
         *(f"fails{quest}" for quest in range(5)),
         *("winner", "target"),
     )
-    feature_names = (
+    feature_names: tuple[str, ...] = (
         "quests_won",
         "quests_failed",
         "quest_lead",
@@ -166,7 +166,9 @@ class Avalon:
             raise ConfigError(f"avalon: discussion_rounds must be at least 0, got {discussion_rounds}")
         sizes = tuple(quest_sizes) if quest_sizes is not None else QUEST_SIZES[num_players]
         if len(sizes) != 5 or not all(1 <= size <= num_players for size in sizes):
-            raise ConfigError(f"avalon: quest_sizes must be five sizes of 1 to {num_players} players, got {list(sizes)}")
+            raise ConfigError(
+                f"avalon: quest_sizes must be five sizes of 1 to {num_players} players, got {list(sizes)}"
+            )
         self.num_players, self.fifth, self.discussion_rounds = num_players, fifth, discussion_rounds
         self.quest_sizes = sizes
         self.fails_needed = (1, 1, 1, 2 if num_players >= 7 else 1, 1)
@@ -409,7 +411,9 @@ class Avalon:
     def render(self, state: AvalonState, viewer: int | None = None) -> str:
         """The table as text; a viewer is told his own role and whom he sees."""
         results = ["success" if f < n else "fail" for f, n in zip(state.fails, self.fails_needed, strict=False)]
-        quests = ", ".join(f"{i + 1}: {r} ({f} fails)" for i, (r, f) in enumerate(zip(results, state.fails, strict=True)))
+        quests = ", ".join(
+            f"{i + 1}: {r} ({f} fails)" for i, (r, f) in enumerate(zip(results, state.fails, strict=True))
+        )
         lines = [f"quests {quests or 'none yet'}; phase {self.phase(state)}, leader {state.leader}"]
         if state.phase in (PROPOSE, VOTE, QUEST):
             size, needed = self.quest_sizes[state.quest], self.fails_needed[state.quest]

@@ -74,7 +74,8 @@ class RoleSet:
     @cached_property
     def evil(self) -> NDArray[np.int64]:
         """Mask of the evil seats of each assignment."""
-        return ((self.assignments >= FIRST_EVIL) << np.arange(self.num_players)).sum(1)
+        masks: NDArray[np.int64] = ((self.assignments >= FIRST_EVIL) << np.arange(self.num_players)).sum(1)
+        return masks
 
     @cached_property
     def knowledge(self) -> NDArray[np.int64]:

@@ -57,8 +57,8 @@ class Gops:
 
     name = "gops"
     num_players = 2
-    encoding = ("hand0", "hand1", "deck", "prize", "carry", "score0", "score1", "phase")
-    feature_names = (
+    encoding: tuple[str, ...] = ("hand0", "hand1", "deck", "prize", "carry", "score0", "score1", "phase")
+    feature_names: tuple[str, ...] = (
         "score_difference",
         "hand_sum_difference",
         "remaining_by_hand_share",

@@ -71,7 +71,8 @@ def first_below(keys: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
 
 def first_uniform(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
     """`Stream(key).uniform()` for many keys at once."""
-    return (_mix_all(keys + np.uint64(GOLDEN)) >> np.uint64(11)) * 2.0**-53
+    bits = _mix_all(keys + np.uint64(GOLDEN)) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
 
 
 def _mix_all(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -24,7 +24,7 @@ class AvalonForest:
 
     def __init__(self, game: Avalon, evaluator: Evaluator, settings: SearchSettings) -> None:
         self.kernels: Any = compiled.load("search.information_set_kernels")
-        k = self.kernels
+        k: Any = self.kernels
         self.game, self.evaluator, self.settings = game, evaluator, settings
         rules: Any = game.kernels()
         self.rules, self._widen = rules.rules_of(game), rules.widen

@@ -27,7 +27,7 @@ class GopsForest:
 
     def __init__(self, game: Gops, evaluator: Evaluator, settings: SearchSettings, trees: int) -> None:
         self.kernels: Any = compiled.load("search.simultaneous_kernels")
-        k = self.kernels
+        k: Any = self.kernels
         self.game, self.evaluator, self.settings = game, evaluator, settings
         self.selection = settings.resolved(hidden=False)
         most = settings.budget * game.num_cards + 1

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from evolvent.methods.strategist.belief import Belief
 from evolvent.methods.strategist.games.avalon import Avalon
+from evolvent.methods.strategist.games.openspiel import SpielGame
 from evolvent.methods.strategist.games.protocol import CHANCE, Game, State, draw_outcome
 from evolvent.methods.strategist.games.rng import Stream, key_of
 from evolvent.methods.strategist.matches import MOVE, SEARCH, Matches, Recorder, Seat, draw_move, leaf_column
@@ -95,7 +96,13 @@ class AvalonSearcher:
 
 
 def searcher_of(game: Game, seat: Seat) -> Searcher:
-    """The searches of a seat."""
+    """The searches of a seat.
+
+    Raises:
+        ConfigError: the game hides something and cannot tell which states are possible.
+    """
+    if isinstance(game, SpielGame) and game.hidden:
+        game.assignments(None)
     return AvalonSearcher(game, seat) if isinstance(game, Avalon) else PublicSearcher(game, seat)
 
 

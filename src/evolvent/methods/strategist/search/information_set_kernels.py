@@ -31,7 +31,7 @@ from evolvent.methods.strategist.games.rng_kernels import below, combine, mix, u
 
 ZERO, PROGRAM, ROLLOUTS, BATCH = 0, 1, 2, 3
 
-# keys, start, size, visits (T, C) of nodes; stats (T, S, 2) value sum and count of each action of each node; used (T, 2)
+# keys, start, size, visits (T, C) of nodes; stats (T, S, 2) value sum and count of each node's actions; used (T, 2)
 # nodes and actions; table (T, H); bounds (T, players, 2); totals (T, players); path (T, P, 3) node, player, action;
 # depth (T,); streams (T, 1); states (T, fields) the one being played, then the leaf; actions (T, players).
 Forest = namedtuple("Forest", "keys start size visits stats used table bounds totals path depth streams states actions")
@@ -139,10 +139,8 @@ def draw_deal(cumulative: Any, stream: Any) -> Any:
 
 
 @kernel
-def descend(
-    forest: Any, t: Any, root: Any, deals: Any, cumulative: Any, search: Any, rules: Any, values: Any
-) -> Any:
-    """Draw a state and choose down to a leaf; True if it waits in `forest.states` to be valued, else `values` are set."""
+def descend(forest: Any, t: Any, root: Any, deals: Any, cumulative: Any, search: Any, rules: Any, values: Any) -> Any:
+    """Draw a state and choose down to a leaf: True if it waits in `forest.states` for its value, else `values` are set."""
     state, actions = forest.states[t], forest.actions[t]
     state[:] = root
     drawn = draw_deal(cumulative, forest.streams[t])

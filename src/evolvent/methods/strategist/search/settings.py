@@ -46,7 +46,7 @@ class SearchSettings:
     def __post_init__(self) -> None:
         if self.budget < 1:
             raise ConfigError(f"search: budget must be at least 1 simulation, got {self.budget}")
-        if not 0 < self.temperature:
+        if not self.temperature > 0:
             raise ConfigError(f"search: temperature must be above 0, got {self.temperature}")
         if not 0 <= self.gamma <= 1:
             raise ConfigError(f"search: gamma must lie in [0, 1], got {self.gamma}")
@@ -100,4 +100,5 @@ def move_policy(
         # Scaled first, so that no power overflows.
         weights = (weights / weights.max(-1, keepdims=True)) ** (1 / settings.temperature)
     total = weights.sum(-1, keepdims=True)
-    return np.where(total > 0, weights / np.maximum(total, 1e-300), 1 / weights.shape[-1])
+    policy: NDArray[np.float64] = np.where(total > 0, weights / np.maximum(total, 1e-300), 1 / weights.shape[-1])
+    return policy

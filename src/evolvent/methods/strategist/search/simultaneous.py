@@ -1,14 +1,14 @@
 """SM-MCTS for public states where players act at once: the readable reference form, for any game of the protocol.
 
 One node for each public state, so the tree merges transpositions and is warm after a move: the next root is a node
-already. Each player keeps statistics of his own actions. One simulation: choose actions down the tree, add the first new
-state, value it, add the value to everything on the path.
+already. Each player keeps statistics of his own actions. One simulation: choose actions down the tree, add the first
+new state, value it, add the value to everything on the path.
 
-`duct`    each player maximises  Q(a) + prior(a) · sqrt(N) / (1 + n(a)) · (c1 + ln((N + c2 + 1) / c2)),  with Q scaled to
-          [0, 1] by the values seen in this tree; an untried action counts as the node's mean.
-`rm`      regret matching (Lanctot, Lisý, Winands 2014): play R+ / sum R+ mixed with gamma uniform; after value v at (a, b)
-          add M[i, b] - v to each regret of player 0 and v - M[a, j] to each of player 1, M being mean values of joint
-          actions (the node's mean where untried). What is played in the end is the average strategy.
+`duct`    each player maximises  Q(a) + prior(a) · sqrt(N) / (1 + n(a)) · (c1 + ln((N + c2 + 1) / c2)),  with Q
+          scaled to [0, 1] by the values seen in this tree; an untried action counts as the node's mean.
+`rm`      regret matching (Lanctot, Lisý, Winands 2014): play R+ / sum R+ mixed with gamma uniform; after value v at
+          (a, b) add M[i, b] - v to each regret of player 0 and v - M[a, j] to each of player 1, M being mean values
+          of joint actions (the node's mean where untried). With move="average" the mean strategy is played.
 `serial`  duct with one player after another, as the official code has it: the later mover's node, which stands for his
           information set, is valued when it is first reached.
 """

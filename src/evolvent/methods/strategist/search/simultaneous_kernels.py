@@ -31,9 +31,9 @@ DUCT, RM, SERIAL = 0, 1, 2
 ZERO, PROGRAM, ROLLOUTS, BATCH = 0, 1, 2, 3
 TERMINAL = -1
 
-# keys (T, C, 2) words of each node's state; table (T, H) of node + 1 by hash; stats (T, C, W); sums (T, C, 2) visits and
-# value; bounds (T, 2) least and greatest leaf value; path (T, N, 3) node, action, action; depth (T,); size (T,) nodes;
-# later (T, C) whether the later mover's node was reached; streams (T, 1); leaf (T, 2) words of the state to value.
+# keys (T, C, 2) words of each node's state; table (T, H) of node + 1 by hash; stats (T, C, W); sums (T, C, 2) visits
+# and value; bounds (T, 2) least and greatest leaf value; path (T, N, 3) node, action, action; depth (T,); size (T,)
+# nodes; later (T, C) whether the later mover's node was reached; streams (T, 1); leaf (T, 2) state to value.
 Forest = namedtuple("Forest", "keys table stats sums bounds path depth size later streams leaf")
 Rules = namedtuple("Rules", "num_cards carries win_loss selection gamma weights")
 Leaf = namedtuple("Leaf", "kind rollouts weights columns")
