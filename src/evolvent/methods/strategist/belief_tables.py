@@ -140,8 +140,9 @@ def walk(events: Iterable[Any]) -> Iterator[tuple[Ballot | QuestResult, int, int
 
 
 def record_of(state: AvalonState) -> GameRecord:
-    """A finished game as a record."""
-    return GameRecord(state.roles, state.history, state.target)
+    """A finished game as a record; what was said is left out."""
+    events = tuple(e for e in state.history if isinstance(e, Proposal | Ballot | QuestResult))
+    return GameRecord(state.roles, events, state.target)
 
 
 def read_logs(path: str | Path) -> Iterator[GameRecord]:

@@ -16,7 +16,7 @@ from evolvent.methods.strategist.search.gops_forest import compiled_leaf
 from evolvent.methods.strategist.search.settings import SearchResult, SearchSettings, move_policy
 
 MOST_TREES = 256
-BELIEF_BYTES = 64 << 20
+MOST_BYTES = 64 << 20  # of beliefs, and of trees
 
 
 class AvalonForest:
@@ -32,8 +32,9 @@ class AvalonForest:
         logarithms = np.array([0.0, *(math.log(n) for n in range(1, settings.budget + 1))])
         self.settings_of_search = k.Search(settings.exploration, logarithms)
         self.leaf = k.Leaf(*compiled_leaf(k, evaluator))
-        self.trees = max(1, min(MOST_TREES, BELIEF_BYTES // (8 * len(self.deals))))
         self.forest = k.plant(1, settings.budget, self.rules)
+        most = max(8 * len(self.deals), sum(array.nbytes for array in self.forest))
+        self.trees = max(1, min(MOST_TREES, MOST_BYTES // most))
 
     def search(
         self,

@@ -140,7 +140,7 @@ def draw_deal(cumulative: Any, stream: Any) -> Any:
 
 @kernel
 def descend(forest: Any, t: Any, root: Any, deals: Any, cumulative: Any, search: Any, rules: Any, values: Any) -> Any:
-    """Draw a state and choose down to a leaf: True if it waits in `forest.states` for its value, else `values` are set."""
+    """Draw a state and choose down to a leaf: True if it waits in `forest.states` for its value, else sets `values`."""
     state, actions = forest.states[t], forest.actions[t]
     state[:] = root
     drawn = draw_deal(cumulative, forest.streams[t])
