@@ -111,6 +111,39 @@ def stage_times(seconds: Mapping[str, float]) -> str:
     return _svg(figure)
 
 
+def family_tree(
+    points: Mapping[str, tuple[float, float, float, str | None]], path: Sequence[str], *, label: str
+) -> str:
+    """Scores over rounds with lines from parent to child.
+
+    Args:
+        points: name -> (round, score, half its 95 % interval, name of the parent).
+        path: names whose lines are set off, from the first ancestor to the last child.
+        label: of the score axis.
+    """
+    figure, axes = _figure(height=3.6)
+    rounds: dict[float, list[str]] = {}
+    for name, (when, *_) in points.items():
+        rounds.setdefault(when, []).append(name)
+    place = {}
+    for when, names in rounds.items():  # children of one round stand beside each other
+        for number, name in enumerate(sorted(names, key=lambda n: points[n][1])):
+            place[name] = when + (number - (len(names) - 1) / 2) * min(0.14, 0.7 / len(names))
+    for name, (_, score, half, parent) in points.items():
+        chosen = name in path
+        color = _SERIES[1] if chosen else _SERIES[0]
+        if parent in points:
+            ends = [place[parent], place[name]], [points[parent][1], score]
+            axes.plot(*ends, color=color, linewidth=1.8 if chosen else 0.7, alpha=1 if chosen else 0.5)
+        axes.errorbar(place[name], score, yerr=half, color=color, marker="o", markersize=4, capsize=2, linewidth=1)
+    if path:
+        end = (place[path[-1]], points[path[-1]][1])
+        axes.annotate(path[-1], end, textcoords="offset points", xytext=(0, 9), ha="center")
+    axes.set_xlabel("round")
+    axes.set_ylabel(label)
+    return _svg(figure)
+
+
 def stacked_histogram(groups: Mapping[str, Sequence[float]], *, label: str, bins: int = 24) -> str:
     """Counts of values, the groups stacked on each other."""
     figure, axes = _figure()

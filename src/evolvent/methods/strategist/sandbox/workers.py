@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 Level = Literal["strict", "language"]
 SHARED_BYTES = 1 << 23
 BATCH = 1024  # states in one message
+FORBIDDEN = "a forbidden system call"
 _WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -167,7 +168,7 @@ class Worker:
     def _died(self) -> None:
         code = self._process.wait()
         if code == -signal.SIGSYS:
-            raise SecurityError("a forbidden system call: the kernel ended the worker")
+            raise SecurityError(f"{FORBIDDEN}: the kernel ended the worker")
         raise SkillError(f"the worker ended by itself (code {code}), most likely for want of memory")
 
 
