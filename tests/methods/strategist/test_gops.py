@@ -83,6 +83,22 @@ def test_points_are_conserved_and_encoding_loses_nothing(game, random):
 
 @settings(max_examples=40, deadline=None)
 @given(GAMES, st.randoms(use_true_random=False))
+def test_the_view_of_a_row_tells_who_holds_and_who_has_played_what(game, random):
+    everything = set(range(1, game.num_cards + 1))
+    for state in played(game, random.choice):
+        view = game.view(game.encode([state])[0])
+        assert (view["hand0"], view["hand1"], view["deck"]) == (list(state.hand0), list(state.hand1), list(state.deck))
+        assert (set(view["bids0"]), set(view["bids1"])) == (
+            everything - set(state.hand0),
+            everything - set(state.hand1),
+        )
+        assert set(view["prizes"]) == everything - set(state.deck)
+        assert view["prizes"][-1:] == ([state.prize] if state.prize else view["prizes"][-1:])
+        assert (view["to_play"], view["carry"], view["score0"]) == (state.prize, state.carry, state.score0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(GAMES, st.randoms(use_true_random=False))
 def test_features_change_sign_when_players_swap_and_are_the_compiled_ones(game, random):
     states = played(game, random.choice)
     swapped = [GopsState(s.hand1, s.hand0, s.deck, s.prize, s.carry, s.score1, s.score0) for s in states]

@@ -7,6 +7,7 @@ prize and whatever ties left before; what a tie in the last round leaves is lost
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -167,25 +168,25 @@ class Gops:
 
     def decode(self, row: Sequence[int]) -> GopsState:
         """The state of an encoded row."""
-        hand0, hand1, deck = (_cards(int(mask)) for mask in row[:3])
+        hand0, hand1, deck = (_cards(int(mask) & 0xFFFF) for mask in row[:3])
         return GopsState(hand0, hand1, deck, *(int(x) for x in row[3:7]))
 
     def view(self, row: Sequence[int]) -> dict[str, Any]:
         """The dict of `evaluate_state`: past prizes and bids come ascending, their order is not in a row."""
-        state = self.decode(row)
-        full = self.initial()
-        past = [c for c in full.deck if c not in state.deck and c != state.prize]
+        hand0, hand1, deck, prize, carry, score0, score1, _ = (int(x) for x in row)
+        everything = (1 << self.num_cards) - 1
+        drawn = everything & ~(deck | (1 << prize >> 1))
         return {
-            "prizes": [*past, state.prize] if state.prize else past,
-            "bids0": [c for c in full.hand0 if c not in state.hand0],
-            "bids1": [c for c in full.hand1 if c not in state.hand1],
-            "to_play": state.prize,
-            "carry": state.carry,
-            "score0": state.score0,
-            "score1": state.score1,
-            "deck": list(state.deck),
-            "hand0": list(state.hand0),
-            "hand1": list(state.hand1),
+            "prizes": [*_cards(drawn), prize] if prize else list(_cards(drawn)),
+            "bids0": list(_cards(everything & ~hand0)),
+            "bids1": list(_cards(everything & ~hand1)),
+            "to_play": prize,
+            "carry": carry,
+            "score0": score0,
+            "score1": score1,
+            "deck": list(_cards(deck & everything)),
+            "hand0": list(_cards(hand0 & everything)),
+            "hand1": list(_cards(hand1 & everything)),
         }
 
     def features(self, encoded: Encoded) -> NDArray[np.float32]:
@@ -258,8 +259,9 @@ def _mask(cards: tuple[int, ...]) -> int:
     return sum(1 << (c - 1) for c in cards)
 
 
+@cache
 def _cards(mask: int) -> tuple[int, ...]:
-    return tuple(c for c in range(1, 17) if (mask & 0xFFFF) >> (c - 1) & 1)
+    return tuple(c for c in range(1, 17) if mask >> (c - 1) & 1)
 
 
 def _listed(cards: Sequence[int]) -> str:
