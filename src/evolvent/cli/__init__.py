@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from evolvent.cli import atlas, models, semievol
+from evolvent.cli import atlas, models, semievol, strategist
 from evolvent.cli.console import errors
 from evolvent.errors import EvolventError, NothingSelectedError
 
@@ -20,6 +20,7 @@ INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(semievol.app, name="semievol")
 app.add_typer(atlas.app, name="atlas")
+app.add_typer(strategist.app, name="strategist")
 app.command("evaluate")(models.evaluate_command)
 app.command("log")(models.log_command)
 app.command("diff")(models.diff_command)

@@ -53,6 +53,27 @@ def reliability(confidence: Sequence[float], correct: Sequence[bool], *, bins: i
     return _svg(figure)
 
 
+def calibration_curves(curves: Mapping[str, Sequence[tuple[float, float, int]]], *, said: str, was: str) -> str:
+    """What was said against what was so, one line a group; dashed: perfect calibration. Larger dots count more rows.
+
+    Args:
+        curves: name -> (probability said, share that was so, rows).
+        said: label of the probabilities.
+        was: label of the shares.
+    """
+    figure, axes = _figure()
+    axes.plot([0, 1], [0, 1], color=_GRID, linestyle="--")
+    most = max((n for curve in curves.values() for *_, n in curve), default=1)
+    for (name, curve), color in zip(curves.items(), _SERIES, strict=False):
+        x, y, n = (np.array(column, float) for column in zip(*curve, strict=True))
+        axes.plot(x, y, color=color, label=name, linewidth=1)
+        axes.scatter(x, y, s=6 + 60 * n / most, color=color)
+    axes.set_xlabel(said)
+    axes.set_ylabel(was)
+    axes.legend()
+    return _svg(figure)
+
+
 def grouped_bars(
     rows: Mapping[str, Mapping[str, float]], *, label: str, percent: bool = True, floor: float = 0.0
 ) -> str:
@@ -132,7 +153,7 @@ def family_tree(
     for name, (_, score, half, parent) in points.items():
         chosen = name in path
         color = _SERIES[1] if chosen else _SERIES[0]
-        if parent in points:
+        if parent is not None and parent in points:
             ends = [place[parent], place[name]], [points[parent][1], score]
             axes.plot(*ends, color=color, linewidth=1.8 if chosen else 0.7, alpha=1 if chosen else 0.5)
         axes.errorbar(place[name], score, yerr=half, color=color, marker="o", markersize=4, capsize=2, linewidth=1)

@@ -106,18 +106,18 @@ class StrategistAgent:
 
     def new_game(self) -> None:
         """Forget the trees and beliefs of the game before."""
-        self._searcher = searcher_of(self.game, self.seat) if self.seat.evaluator is not None else None
+        self.searcher = searcher_of(self.game, self.seat) if self.seat.evaluator is not None else None
 
     def search(self, state: State, player: int, seed: int = 0) -> SearchResult:
         """What the search finds for a player who acts; hidden parts of `state` are not looked at."""
-        assert self._searcher is not None
-        return self._searcher.search([Request(0, player, state, key_of(seed, SEARCH, player))])[0]
+        assert self.searcher is not None
+        return self.searcher.search([Request(0, player, state, key_of(seed, SEARCH, player))])[0]
 
     def act(self, state: State, player: int, seed: int = 0) -> Action:
         """A move; the same state and seed give the same one."""
         stream = Stream(key_of(seed, MOVE, player))
         legal = self.game.legal(state, player)
-        if len(legal) == 1 or self._searcher is None:
+        if len(legal) == 1 or self.searcher is None:
             return legal[stream.below(len(legal))]
         found = self.search(state, player, seed)
         return found.actions[player][int(draw_move(found.policy[player], np.array(stream.uniform())))]

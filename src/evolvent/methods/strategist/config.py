@@ -38,6 +38,7 @@ class StrategistConfig(BaseModel):
         num_seeds: seed skills that a model writes; without one the seed is the score so far.
         search_budget: simulations for a move.
         selection: of the search, see :class:`SearchSettings`.
+        move: how matches take a move from a search; self-play for feedback always samples by visits.
         games_per_pair: game pairs of a match in the tournament, of which a race plays a quarter first and four times
             as many among those who are still in it.
         racing: drop whoever's 95 % interval lies below the leader's.
@@ -81,6 +82,7 @@ class StrategistConfig(BaseModel):
     # low level
     search_budget: int = Field(32, ge=1)
     selection: Literal["auto", "duct", "rm", "serial", "ismcts"] = "auto"
+    move: Literal["visits", "sample", "average"] = "visits"
     puct_c1: float = Field(1.0, ge=0)
     puct_c2: float = Field(19652.0, gt=0)
     # evaluation
@@ -126,7 +128,11 @@ class StrategistConfig(BaseModel):
     def search(self) -> SearchSettings:
         """Of every skill in this run."""
         return SearchSettings(
-            budget=self.search_budget, selection=self.selection, puct_c1=self.puct_c1, puct_c2=self.puct_c2
+            budget=self.search_budget,
+            selection=self.selection,
+            move=self.move,
+            puct_c1=self.puct_c1,
+            puct_c2=self.puct_c2,
         )
 
     @property
@@ -137,8 +143,10 @@ class StrategistConfig(BaseModel):
     @property
     def race(self) -> tuple[int, ...]:
         """Game pairs after each heat."""
-        return (self.games_per_pair // 4, self.games_per_pair, 4 * self.games_per_pair) if self.racing else (
-            self.games_per_pair,
+        return (
+            (self.games_per_pair // 4, self.games_per_pair, 4 * self.games_per_pair)
+            if self.racing
+            else (self.games_per_pair,)
         )
 
     @classmethod

@@ -13,7 +13,8 @@ from typing import Any, Protocol, Self, TypeVar
 from evolvent.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 ATTEMPTS = 3  # a job whose process died is played again, twice
 
 
@@ -87,7 +88,7 @@ class OnRay:
 
     def __init__(self, workers: int | None) -> None:
         try:
-            import ray
+            import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]  # an extra
         except ImportError as error:
             raise ConfigError('executor="ray" needs Ray: pip install "evolvent[strategist]"') from error
         self.ray = ray

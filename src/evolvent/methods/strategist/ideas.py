@@ -70,7 +70,9 @@ class IdeaQueue:
     def __len__(self) -> int:
         return len(self.ideas)
 
-    def add(self, text: str, edit: Edit | None, *, source: str, evolution: int, proposer: str, prior: float) -> Idea | None:
+    def add(
+        self, text: str, edit: Edit | None, *, source: str, evolution: int, proposer: str, prior: float
+    ) -> Idea | None:
         """File an idea; None if the same one is there."""
         if any(normalised(text) == normalised(other.text) for other in self.ideas.values()):
             return None
@@ -78,7 +80,9 @@ class IdeaQueue:
         self.ideas[idea.id] = idea
         return idea
 
-    def select(self, random: np.random.Generator, *, c: float, temperature: float, but: Sequence[str] = ()) -> Idea | None:
+    def select(
+        self, random: np.random.Generator, *, c: float, temperature: float, but: Sequence[str] = ()
+    ) -> Idea | None:
         """Draw an idea; those in `but` were tried on this skill in this round."""
         open_ones = [d for d in self.ideas.values() if d.id not in but]
         if not open_ones:

@@ -1,9 +1,9 @@
 """The capability probe: what this model can do for this method, measured before it is trusted with it.
 
-    code      8 samples of `evaluate_state`: how many pass every check                 unlocks the proposer llm, at 4
-    ideas     lists of ideas that can be read                                          … with 80 %
-    choice    rank correlation of 24 edits, as the model ranks them, with what self-play gains by each;   choice, at 0.4
-    listener  JSON that can be read, and the right sign, on 40 scenes of talk          talk by the model, at 80 and 65 %
+code      8 samples of `evaluate_state`: how many pass every check                 unlocks the proposer llm, at 4
+ideas     lists of ideas that can be read                                          … with 80 %
+choice    rank correlation of 24 edits, as the model ranks them, with what self-play gains by each;   choice, at 0.4
+listener  JSON that can be read, and the right sign, on 40 scenes of talk          talk by the model, at 80 and 65 %
 """
 
 from __future__ import annotations

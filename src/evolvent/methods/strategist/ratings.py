@@ -78,14 +78,16 @@ def margin_ratings(matches: Sequence[Match], players: Sequence[str], *, l2: floa
         laplacian[[i, j, i, j], [i, j, j, i]] += np.array([1, 1, -1, -1]) * games / spread**2
         b[[i, j]] += np.array([1, -1]) * match.margins.sum() / spread**2
     # λ counts game pairs, so it is divided by s² as they are.
-    inverse = np.linalg.inv(laplacian + l2 / spread**2 * np.eye(len(players)))
+    inverse = np.linalg.inv(laplacian + l2 / spread**2 * np.eye(len(players))).astype(np.float64)
     return Ratings(tuple(players), inverse @ b, inverse, spread)
 
 
-def side_ratings(matches: Sequence[Match], players: Sequence[str], *, l2: float = 1.0) -> Mapping[str, tuple[float, float]]:
+def side_ratings(
+    matches: Sequence[Match], players: Sequence[str], *, l2: float = 1.0
+) -> Mapping[str, tuple[float, float]]:
     """Effects as team 0 and as team 1 in log-odds of winning, by logistic ridge: player -> (as team 0, as team 1).
 
-        logit P(team 0 wins) = c + α_i − β_j,   i plays team 0, j plays team 1
+    logit P(team 0 wins) = c + α_i − β_j,   i plays team 0, j plays team 1
     """
     place = {player: i for i, player in enumerate(players)}
     n = len(players)

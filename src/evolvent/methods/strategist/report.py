@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evolvent.methods.strategist.ratings import Z95, side_ratings
 from evolvent.methods.strategist.sandbox.workers import FORBIDDEN
@@ -13,6 +13,7 @@ from evolvent.runs.report import Report
 if TYPE_CHECKING:
     from evolvent.methods.strategist.strategist import Strategist
 
+Verdict = Literal["good", "bad", "neutral"]
 OPPONENTS = {"seed": "the seed", "rollout": "one playout a leaf, equal simulations", "random": "random play"}
 
 
@@ -45,9 +46,7 @@ def build_report(method: Strategist, metrics: Mapping[str, Any]) -> Report:
     report = Report(f"Strategist on {method.game.name}", *_headline(method, metrics))
     report.facts(_facts(method, metrics))
     report.table("Strength on fresh deals", *_strength_table(method), strong=0)
-    points = {
-        n.id: (n.evolution, n.score, Z95 * n.error, n.parent) for n in tree.nodes.values() if n.failed is None
-    }
+    points = {n.id: (n.evolution, n.score, Z95 * n.error, n.parent) for n in tree.nodes.values() if n.failed is None}
     on_path = [n.id for n in tree.lineage(best)]
     caption = (
         f"Every skill with its 95 % interval; lines lead from parent to child, {' → '.join(on_path)} is the way to the "
@@ -68,12 +67,12 @@ def build_report(method: Strategist, metrics: Mapping[str, Any]) -> Report:
     return report
 
 
-def _headline(method: Strategist, metrics: Mapping[str, Any]) -> tuple[str, str]:
+def _headline(method: Strategist, metrics: Mapping[str, Any]) -> tuple[str, Verdict]:
     key = "margin/final/best-vs-seed"
     if key not in metrics:
         return "No skill is better than the seed.", "bad"
     low, high = metrics[f"{key}/ci95"]
-    verdict = "good" if low > 0 else "bad" if high < 0 else "neutral"
+    verdict: Verdict = "good" if low > 0 else "bad" if high < 0 else "neutral"
     unit = "points" if method.game.name == "gops" else "of a win"
     said = f"{metrics[key]:+.2f} {unit} a game over the seed [{low:+.2f}, {high:+.2f}] on deals that chose nothing."
     return f"{said} Ideas: {method.proposer.name}.", verdict
@@ -117,14 +116,22 @@ def _path_table(method: Strategist) -> tuple[list[str], list[list[str]], str]:
     for node in method.memory.tree.lineage(method.memory.tree.best):
         idea = ideas[node.idea].text if node.idea else "given"
         rows.append([node.id, f"{node.score:+.2f}", _cut(idea), "; ".join(node.notes)])
-    return ["skill", "rating", "idea", "notes"], rows, f"Skills and ideas are by {method.proposer.name}; s0 is the seed."
+    return (
+        ["skill", "rating", "idea", "notes"],
+        rows,
+        f"Skills and ideas are by {method.proposer.name}; s0 is the seed.",
+    )
 
 
 def _idea_table(method: Strategist) -> tuple[list[str], list[list[str]], str]:
     tried = [d for d in method.memory.queue.ideas.values() if d.tries]
     tried.sort(key=lambda d: (-d.score, d.id))
     rows = [[d.id, f"{d.score:+.2f}", str(d.tries), _cut(d.text)] for d in tried[:15]]
-    return ["idea", "credit", "tries", "text"], rows, "Credit: mean rating gained over the parent, in spreads of a round."
+    return (
+        ["idea", "credit", "tries", "text"],
+        rows,
+        "Credit: mean rating gained over the parent, in spreads of a round.",
+    )
 
 
 def _side_table(method: Strategist) -> tuple[list[str], list[list[str]], str]:

@@ -1,8 +1,9 @@
 """Strategist: skills for games by self-play search and reflection.
 
 Light, Cai, Chen, Wang, Chen, Cheng, Yue, Hu, "Strategist: Self-improvement of LLM Decision Making via Bi-Level Tree
-Search", arXiv 2408.10635. High level: ideas with credit, applied one at a time to skills of a scored tree. Low level: tree
-search turns a skill into moves, and its self-play into feedback. What differs from the paper is in docs/strategist.md.
+Search", arXiv 2408.10635. High level: ideas with credit, applied one at a time to skills of a scored tree. Low level:
+tree search turns a skill into moves, and its self-play into feedback. What differs from the paper is in
+docs/strategist.md.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from evolvent.methods.strategist.ideas import Idea
 from evolvent.methods.strategist.matches import play_pairs
 from evolvent.methods.strategist.probe import Probe
 from evolvent.methods.strategist.proposers import Draft, Proposer, Replay
-from evolvent.methods.strategist.proposers.choosing import choose_proposer, make_proposer
+from evolvent.methods.strategist.proposers.choosing import choose_proposer
 from evolvent.methods.strategist.proposers.journal import Journal
 from evolvent.methods.strategist.proposers.llm import Budget
 from evolvent.methods.strategist.ratings import Match, Ratings
@@ -209,7 +210,9 @@ class Strategist:
             tried = [n.idea for n in tree.nodes.values() if n.parent == node.id and n.idea is not None]
             tried += [d.id for parent, d in chosen if parent.id == node.id]
             if args.improvement != "strategist":  # the published searches have no queue: this round's ideas, once each
-                tried += [d.id for d in queue.ideas.values() if d.evolution != number or d.id in {c.id for _, c in chosen}]
+                tried += [
+                    d.id for d in queue.ideas.values() if d.evolution != number or d.id in {c.id for _, c in chosen}
+                ]
             idea = queue.select(random, c=args.ucb_c, temperature=args.idea_temperature, but=tried)
             if idea is not None:
                 chosen.append((node, idea))
@@ -251,8 +254,8 @@ class Strategist:
                 for who, measured in (("best", ours), ("seed", others["seed"])):
                     if measured.skill == player.skill:
                         continue
-                    seats = [seat_of(self.game, p, args.search, args.limits) for p in (measured, player)]
-                    margins = play_pairs(self.game, *seats, args.final_games, key_of(args.seed, FINAL) >> 1)
+                    first, second = (seat_of(self.game, p, args.search, args.limits) for p in (measured, player))
+                    margins = play_pairs(self.game, first, second, args.final_games, key_of(args.seed, FINAL) >> 1)
                     found[f"{who}-vs-{name}"] = margins.tolist()
                 self.on_progress("final games", len(found), 5, "")
             (folder / "margins.json").write_text(json.dumps(found))
@@ -316,7 +319,7 @@ class Strategist:
                 return skill, notes
             players = [Player.of("fitted", fitted), Player.of("written", skill)]
             seats = [seat_of(self.game, p, args.search, args.limits) for p in players]
-            margins = play_pairs(self.game, *seats, TRIAL_PAIRS, key_of(args.seed, TRIAL, key) >> 1)
+            margins = play_pairs(self.game, seats[0], seats[1], TRIAL_PAIRS, key_of(args.seed, TRIAL, key) >> 1)
         except SkillError as error:
             logger.info("not recalibrated: %s", error)
             return skill, notes
@@ -378,15 +381,13 @@ class Strategist:
 
     def _stage(self, name: str, compute: Callable[[Path], None]) -> None:
         """A stage whose result is the memory after it; its input is the memory before."""
+        where = {"output_dir", "evolutions", "final_games", "executor", "workers", "on_config_change"}
         inputs = {
-            "before": self.memory.digest, "game": [self.game.name, dict(self.game.settings)],
+            "before": self.memory.digest,
+            "game": [self.game.name, dict(self.game.settings)],
             "proposer": self.proposer.name,
-            "args": self.args.model_dump(
-                mode="json", exclude={"output_dir", "evolutions", "final_games", "executor", "workers"}
-            ),
-        }  # fmt: skip
-        if self.memory.digest != "":
-            inputs["args"].pop("num_seeds", None)
+            "args": self.args.model_dump(mode="json", exclude=where),
+        }
         self.folder.stage(name, inputs, compute, load=lambda folder: self.memory.load(folder, self.budget))
 
     def _journal(self, folder: Path) -> Journal:
@@ -402,7 +403,8 @@ class Strategist:
         if number >= EMPTY_ROUNDS and all(n.failed is not None for n in last):
             reason = last[-1].failed if last else "there was no idea to apply"
             raise SkillError(
-                f"no usable skill in {EMPTY_ROUNDS} rounds (last: {reason}). What there is stays in {self.args.output_dir}; "
+                f"no usable skill in {EMPTY_ROUNDS} rounds (last: {reason}). What there is stays in "
+                f"{self.args.output_dir}; "
                 "see what the model can do with: evolvent strategist probe, or set proposer: residual"
             )
 

@@ -1,10 +1,10 @@
-"""A round robin in which whoever is clearly behind drops out early; common prize orders and deals, all seats swapped."""
+"""A round robin in which whoever is clearly behind drops out early: common deals, all seats swapped."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -129,7 +129,7 @@ def play_job(job: Job) -> tuple[list[list[float]] | None, str]:
         except SkillError as error:
             return None, f"{player.id}: {error}"
     try:
-        return play_pairs(game, *seats, job.pairs, job.seed).tolist(), ""
+        return play_pairs(game, seats[0], seats[1], job.pairs, job.seed).tolist(), ""
     except SkillError as error:
         blamed = job.first if _is_code(job.first) and not _is_code(job.second) else job.second
         if _is_code(job.first) and _is_code(job.second):
@@ -166,7 +166,9 @@ class Tournament:
     on_progress: Callable[[int, int], None] = lambda *_: None
     failures: dict[str, str] = field(default_factory=dict)
 
-    def play(self, new: Sequence[Player], others: Sequence[Player], past: Sequence[Match]) -> tuple[list[Match], Ratings]:
+    def play(
+        self, new: Sequence[Player], others: Sequence[Player], past: Sequence[Match]
+    ) -> tuple[list[Match], Ratings]:
         """All matches in which a new player takes part, in heats.
 
         Args:
@@ -197,7 +199,9 @@ class Tournament:
         table = [(a, b) for i, a in enumerate(racing) for b in [*racing[i + 1 :], *others]]
         seed = key_of(self.seed, heat) >> 1
         name, settings = game_json(self.game)
-        return [Job(name, settings, a, b, self.search, self.limits, pairs, seed) for a, b in table if a.skill != b.skill]
+        return [
+            Job(name, settings, a, b, self.search, self.limits, pairs, seed) for a, b in table if a.skill != b.skill
+        ]
 
     def _played(self, jobs: Sequence[Job]) -> list[Match]:
         known = {row["key"]: row for row in self.log.rows()}
@@ -213,7 +217,7 @@ class Tournament:
         for job in jobs:
             row = known[job.key]
             if row["margins"] is None:
-                player, _, reason = row["failure"].partition(": ")
+                player, _, reason = str(row["failure"]).partition(": ")
                 self.failures.setdefault(player, reason)
                 continue
             by_side = np.array(row["margins"])
@@ -225,7 +229,7 @@ def self_play(
     game: Game, player: Player, search: SearchSettings, limits: Limits, games: int, seed: int
 ) -> Mapping[str, NDArray[Any]]:
     """Games of a skill against itself: states, what search and skill say of them, and the outcome for each player."""
-    seat = seat_of(game, player, search, limits)
+    seat = seat_of(game, player, replace(search, move="sample"), limits)
     seating = np.zeros((games, game.num_players), np.int64)
     matches = play(game, [seat], seating, pair_seeds(seed, games), record=True)
     replay = matches.replay

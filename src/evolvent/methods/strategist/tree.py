@@ -64,9 +64,7 @@ class StrategyTree:
     def __len__(self) -> int:
         return len(self.nodes)
 
-    def add(
-        self, skill: Skill | None, *, parent: Node | None = None, idea: str | None = None, **fields: Any
-    ) -> Node:
+    def add(self, skill: Skill | None, *, parent: Node | None = None, idea: str | None = None, **fields: Any) -> Node:
         """A new node."""
         generation = parent.generation + 1 if parent else 0
         node = Node(f"s{len(self.nodes)}", skill, parent.id if parent else None, idea, generation=generation, **fields)
@@ -86,7 +84,8 @@ class StrategyTree:
 
     def select(self, random: np.random.Generator, *, topk: int, temperature: float) -> Node:
         """softmax(z / T) over the best `topk` of the whole tree (paper, "BFS2")."""
-        return draw_softmax(self.alive[:topk], [n.score for n in self.alive[:topk]], temperature, random)
+        found: Node = draw_softmax(self.alive[:topk], [n.score for n in self.alive[:topk]], temperature, random)
+        return found
 
     def lineage(self, node: Node) -> list[Node]:
         """From the seed to a node."""
@@ -96,7 +95,9 @@ class StrategyTree:
         return chain
 
 
-def draw_softmax(options: Sequence[Any], scores: Sequence[float], temperature: float, random: np.random.Generator) -> Any:
+def draw_softmax(
+    options: Sequence[Any], scores: Sequence[float], temperature: float, random: np.random.Generator
+) -> Any:
     """One option with probability softmax(score / temperature)."""
     logits = np.array(scores, float) / temperature
     weights = np.exp(logits - logits.max())

@@ -85,7 +85,9 @@ class Proposer(Protocol):
         """What would improve a skill, judged by its games (`replay`: its own, then everybody's)."""
         ...
 
-    def implement(self, game: Game, nodes: Sequence[Node], drafts: Sequence[Draft], keys: Sequence[str]) -> list[Skill | str]:
+    def implement(
+        self, game: Game, nodes: Sequence[Node], drafts: Sequence[Draft], keys: Sequence[str]
+    ) -> list[Skill | str]:
         """One skill for each (node, idea); a text says why there is none. `keys` name the draws."""
         ...
 
@@ -99,7 +101,9 @@ class TypedProposer:
 
         return [seed_program(game)]
 
-    def implement(self, game: Game, nodes: Sequence[Node], drafts: Sequence[Draft], keys: Sequence[str]) -> list[Skill | str]:
+    def implement(
+        self, game: Game, nodes: Sequence[Node], drafts: Sequence[Draft], keys: Sequence[str]
+    ) -> list[Skill | str]:
         """Apply each edit."""
         made: list[Skill | str] = []
         for node, draft in zip(nodes, drafts, strict=True):

@@ -51,7 +51,11 @@ def choose_proposer(
     if kind == "residual" and args.skill_kind == "code":
         raise ConfigError(f"{loaded.name} cannot write skills: {probe.summary()}\nForce it with proposer: llm")
     if kind == "residual":
-        logger.warning("%s can neither write nor choose edits (%s): the proposer is residual (no LLM)", loaded.name, probe.summary())
+        logger.warning(
+            "%s can neither write nor choose edits (%s): the proposer is residual (no LLM)",
+            loaded.name,
+            probe.summary(),
+        )
     return make_proposer(kind, loaded, args, budget), probe
 
 

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 RULES = {
     "gops": (
-        "The game is GOPS: two hands and a deck of prizes hold 1 to {n}. Each round a prize is drawn and both players bid "
-        "a card at once; the higher bid wins the prize and what ties left before; a tie {ties}. Most points win."
+        "The game is GOPS: two hands and a deck of prizes hold 1 to {n}. Each round a prize is drawn and both players "
+        "bid a card at once; the higher bid wins the prize and what ties left before; a tie {ties}. Most points win."
     ),
     "avalon": (
         "The game is The Resistance: Avalon with {n} players. A leader proposes a team, all vote, the team goes on a "
@@ -135,7 +135,9 @@ class LLMProposer:
         logger.warning("%s had no idea in the form that was asked for", self.name)
         return []
 
-    def implement(self, game: Game, nodes: Sequence[Node], drafts: Sequence[Draft], keys: Sequence[str]) -> list[Skill | str]:
+    def implement(
+        self, game: Game, nodes: Sequence[Node], drafts: Sequence[Draft], keys: Sequence[str]
+    ) -> list[Skill | str]:
         """Prompt C for all of them in one batch; prompt D for those that fail their checks."""
         head = heading(game)
         prompts = []

@@ -82,7 +82,7 @@ def parse_code(text: str) -> str:
     """The last fenced block that defines `evaluate_state`, else from `def` to the last `return` at its indent."""
     blocks = [block for block in _FENCED.findall(text) if "def evaluate_state" in block]
     if blocks:
-        return blocks[-1].strip() + "\n"
+        return str(blocks[-1]).strip() + "\n"
     lines = text.splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("def evaluate_state")]
     if not starts:

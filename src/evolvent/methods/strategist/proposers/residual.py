@@ -50,7 +50,8 @@ class ResidualProposer(TypedProposer):
             slope = float((missed * column).mean()) / size
             found.append((slope**2 * size / total, slope, np.sqrt(size), expression))
         found.sort(key=lambda row: (-row[0], str(row[3])))
-        drafts, used = [], set()
+        drafts: list[Draft] = []
+        used: set[str] = set()
         for explained, slope, deviation, expression in found:
             if expression.feature in used or len(drafts) == count:
                 continue

@@ -134,7 +134,7 @@ def edit_share(before: str, after: str) -> float:
     from difflib import SequenceMatcher
 
     parts = [[f"{type(n).__name__}{getattr(n, 'id', '')}" for n in ast.walk(ast.parse(s))] for s in (before, after)]
-    return 1.0 - SequenceMatcher(None, *parts, autojunk=False).ratio()
+    return 1.0 - float(SequenceMatcher(None, parts[0], parts[1], autojunk=False).ratio())
 
 
 class _Walk:

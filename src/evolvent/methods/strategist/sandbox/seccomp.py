@@ -1,7 +1,7 @@
 """A seccomp filter through ctypes: after it, a process can compute, use the pipes it has, and nothing else.
 
-The list is of what the interpreter needs to run arithmetic; every other system call kills the process with SIGSYS, which
-the parent sees. Memory can never be made executable. Imported by the worker before anything of the skill is read.
+The list is of what the interpreter needs to run arithmetic; every other system call kills the process with SIGSYS,
+which the parent sees. Memory can never be made executable. Imported by the worker before anything of the skill is read.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Run as a script with bare Python (`-S -s -B`), never imported by the library. Arguments: the descriptor of the shared
 memory and its size, the limit of memory in MB, fuel a state, "strict" or "language", and the folder of seccomp.py.
 
-Standard input brings (length) of the skill's source, then again and again (count, length): so many marshalled states lie
-in the shared memory. Answers on standard output: a letter, then a length; values (count x players doubles) and the notes
+Standard input brings (length) of the skill's source, then again and again the (length) of marshalled states that lie in
+the shared memory. Answers on standard output: a letter, then a length; values (states x players doubles) and the notes
 as JSON lie in the shared memory.
 """
 
@@ -17,12 +17,13 @@ import struct
 import sys
 from itertools import repeat
 from types import FunctionType
+from typing import Any
 
-HEAD = struct.Struct("=ii")
 READY, DONE, FAILED = b"r", b"d", b"f"
 
 
 def main() -> None:
+    """Lock, load the skill, answer until the pipe closes."""
     descriptor, size, memory_mb, fuel = map(int, sys.argv[1:5])
     strict = sys.argv[5] == "strict"
     shared = mmap.mmap(descriptor, size) if descriptor >= 0 else None
@@ -37,7 +38,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.path.insert(0, sys.argv[6])
-        import seccomp
+        import seccomp  # type: ignore[import-not-found]  # its folder is put on the path above
 
         seccomp.lock()
     length = struct.unpack("=i", _read(4))[0]
@@ -51,14 +52,15 @@ def main() -> None:
         return
     _answer(READY, shared, b"")
     while True:
-        count, length = HEAD.unpack(_read(8))
+        length = struct.unpack("=i", _read(4))[0]
         states = marshal.loads(shared[:length])
         kind, answer = _evaluate(evaluate, scope, states, fuel)
         _answer(kind, shared, answer)
 
 
-def _evaluate(evaluate: FunctionType, scope: dict, states: list, fuel: int) -> tuple[bytes, bytes]:
-    values, notes = [], []
+def _evaluate(evaluate: FunctionType, scope: dict[str, Any], states: list[Any], fuel: int) -> tuple[bytes, bytes]:
+    values: list[float] = []
+    notes: list[dict[str, float]] = []
     try:
         for number, state in enumerate(states):
             tank = repeat(None, fuel)
@@ -79,7 +81,7 @@ def _evaluate(evaluate: FunctionType, scope: dict, states: list, fuel: int) -> t
         return FAILED, b"result: " + _said(error)
 
 
-def _number(result: object, values: list, notes: list) -> None:
+def _number(result: object, values: list[float], notes: list[dict[str, float]]) -> None:
     """Take (values, notes) apart; nothing of the skill's own classes can be in it, for it cannot make any."""
     if type(result) is not tuple or len(result) != 2:
         raise ValueError("expected (values, notes)")
@@ -94,7 +96,7 @@ def _number(result: object, values: list, notes: list) -> None:
         if type(value) not in (int, float, bool):
             raise ValueError("a value is not a number")
         values.append(float(value))
-    kept = {}
+    kept: dict[str, float] = {}
     if type(noted) is dict:
         for name, value in noted.items():
             if type(name) is str and type(value) in (int, float, bool) and len(kept) < 64 and abs(value) < 1e12:
@@ -102,7 +104,7 @@ def _number(result: object, values: list, notes: list) -> None:
     notes.append(kept)
 
 
-def _language() -> dict:
+def _language() -> dict[str, Any]:
     import builtins
 
     allowed = (
@@ -115,7 +117,8 @@ def _language() -> dict:
         return sum(listed) / len(listed) if listed else 0.0
 
     def pow_(base: float, exponent: float) -> float:
-        return float(base) ** max(-64.0, min(64.0, float(exponent)))
+        result: float = float(base) ** max(-64.0, min(64.0, float(exponent)))
+        return result
 
     return {**{name: getattr(builtins, name) for name in allowed.split()}, "mean": mean, "pow_": pow_}
 

@@ -123,7 +123,7 @@ class Worker:
             if len(packed) > SHARED_BYTES:
                 raise SkillError(f"{len(part)} states do not fit into the shared memory")
             self._shared[: len(packed)] = packed
-            self._send(struct.pack("=ii", len(part), len(packed)))
+            self._send(struct.pack("=i", len(packed)))
             content = self._answer(timeout=self.limits.timeout_seconds)
             count = struct.unpack_from("=i", content)[0]
             if count != len(part) * players:

@@ -11,6 +11,8 @@ from evolvent.methods.strategist.skills.program import ProgramSkill
 
 Skill = ProgramSkill | CodeSkill | GuideSkill
 ValueSkill = ProgramSkill | CodeSkill
+__all__ = ["CodeSkill", "GuideSkill", "ProgramSkill", "Skill", "ValueSkill", "skill_from"]
+
 _KINDS: dict[str, Any] = {"program": ProgramSkill, "code": CodeSkill, "guide": GuideSkill}
 
 

@@ -47,7 +47,10 @@ class GuideSkill:
 
 
 SEED_GUIDES = {
-    "evil": ("Who do I want the others to suspect, and what that happened supports it?", "How do I sound like a servant?"),
+    "evil": (
+        "Who do I want the others to suspect, and what that happened supports it?",
+        "How do I sound like a servant?",
+    ),
     "merlin": ("What do I know that I may hint at?", "How would a servant without my knowledge say the same?"),
     "good": ("Whom do I trust, and why?", "Which team should go on this quest?"),
 }

@@ -2,7 +2,7 @@
 
     v(s) = Σ_k w_k · f_k(s) · |g_k(s)| · 1[low_k ≤ stage(s) ≤ high_k]
 
-`stage` counts the rounds (quests) left, the factor |g| is optional. Ideas supply the structure, regression the constants.
+`stage` counts the rounds (quests) left, the factor |g| is optional. Ideas supply structure, regression the constants.
 """
 
 from __future__ import annotations
@@ -167,9 +167,7 @@ class ProgramSkill:
 
     def to_json(self) -> dict[str, Any]:
         """As stored."""
-        terms = [
-            {"feature": e.feature, "times": e.times, "gate": e.gate, "weight": w} for e, w in self.weights.items()
-        ]
+        terms = [{"feature": e.feature, "times": e.times, "gate": e.gate, "weight": w} for e, w in self.weights.items()]
         return {"kind": "program", "terms": terms, "bias": self.bias}
 
     @classmethod
@@ -183,7 +181,7 @@ class ProgramSkill:
 
 
 def seed_program(game: Game) -> ProgramSkill:
-    """What one writes down without thinking: the score so far; in Avalon the lead in quests, a third of the way each."""
+    """What one writes down without thinking: the score so far; in Avalon a third for each quest ahead."""
     if "score_difference" in game.feature_names:
         return ProgramSkill({Expression("score_difference"): 1.0})
     if "quest_lead" in game.feature_names:
