@@ -18,10 +18,9 @@ import numpy as np
 
 from benchmarks.results_file import ROOT, record
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
-from evolvent.methods.strategist.belief import Belief
+from evolvent.methods.strategist.belief_scores import score_belief
 from evolvent.methods.strategist.belief_tables import BeliefTables, GameRecord, fit_tables, read_logs
-from evolvent.methods.strategist.games.avalon import QuestResult
-from evolvent.methods.strategist.games.avalon_rules import FIRST_EVIL, MERLIN, RoleSet
+from evolvent.methods.strategist.games.avalon_rules import FIRST_EVIL
 
 LOGS = ROOT.parent / "shared" / "data" / "strategist" / "avalon_human_games.jsonl.gz"
 TESTED = 1500
@@ -35,45 +34,6 @@ def human_games(logs: Path = LOGS) -> list[GameRecord]:
         return list(read_logs(plain))
 
 
-class OnPeople:
-    """What a belief says about games whose roles are known.
-
-    Attributes:
-        loss: -ln P(the true set of evil players) at the end of each game, (games,).
-        named: whether that set was the likeliest, (games,).
-        by_quest: list of (P(evil), was evil) of each player after each quest.
-        merlin: whether the likeliest Merlin was Merlin, for one who knows the evil, where an Assassin named somebody.
-        people: whether that Assassin was right.
-        chance: one in the number of good players.
-    """
-
-    def __init__(self, games: Sequence[GameRecord], tables: BeliefTables | None) -> None:
-        sets: dict[tuple[int, ...], RoleSet] = {}
-        loss, named, merlin, people, chance = [], [], [], [], []
-        self.by_quest: list[list[tuple[float, bool]]] = [[] for _ in range(5)]
-        for game in games:
-            key = tuple(sorted(game.roles))
-            belief = Belief(sets.setdefault(key, RoleSet.dealt(key)), tables)
-            is_evil = [role >= FIRST_EVIL for role in game.roles]
-            done = 0
-            for i, event in enumerate(game.events, start=1):
-                if isinstance(event, QuestResult):
-                    belief.observe(game.events[:i])
-                    self.by_quest[done] += list(zip(belief.evil_probability(), is_evil, strict=True))
-                    done += 1
-            belief.observe(game.events)
-            truth = sum(1 << seat for seat, evil in enumerate(is_evil) if evil)
-            found = belief.evil_sets()
-            loss.append(-np.log(found[truth]))
-            named.append(max(found, key=lambda mask: found[mask]) == truth)
-            if game.target >= 0 and MERLIN in game.roles:
-                merlin.append(game.roles[int(belief.merlin_given_evil(truth).argmax())] == MERLIN)
-                people.append(game.roles[game.target] == MERLIN)
-                chance.append(1 / is_evil.count(False))
-        self.loss, self.named = np.array(loss), np.array(named)
-        self.merlin, self.people, self.chance = np.array(merlin), np.array(people), np.array(chance)
-
-
 def only_fails(tables: BeliefTables) -> BeliefTables:
     """The same tables with votes that say nothing."""
     return BeliefTables(tables.by, tables.fails, np.full_like(tables.approve, 0.5), tables.games)
@@ -85,9 +45,9 @@ def rows_of(games: Sequence[GameRecord]) -> list[dict[str, Any]]:
     past, later = games[:split], games[split : split + TESTED]
     tables = fit_tables(past)
     found = {
-        "hard logic": OnPeople(later, None),
-        "and fails": OnPeople(later, only_fails(tables)),
-        "and votes": OnPeople(later, tables),
+        "hard logic": score_belief(later, None),
+        "and fails": score_belief(later, only_fails(tables)),
+        "and votes": score_belief(later, tables),
     }
     counted = [(len(g.roles), sum(role >= FIRST_EVIL for role in g.roles)) for g in later]
     uniform = np.array([np.log(comb(n, evil)) for n, evil in counted])
@@ -107,25 +67,20 @@ def rows_of(games: Sequence[GameRecord]) -> list[dict[str, Any]]:
             "claim": "A4: Merlin named from votes alone",
             "value": float(ours.merlin.mean()),
             "comparator": "the human Assassins of these games",
-            "comparator_value": float(ours.people.mean()),
-            "p_value": mcnemar_exact(ours.people, ours.merlin),
+            "comparator_value": float(ours.assassins.mean()),
+            "p_value": mcnemar_exact(ours.assassins, ours.merlin),
             "n": len(ours.merlin),
-            "chance": float(ours.chance.mean()),
+            "chance": float(np.mean([1 / sum(r < FIRST_EVIL for r in g.roles) for g in later if g.target >= 0])),
         }
     )
-    for quest, pairs in enumerate(ours.by_quest, start=1):
-        p, truth = np.array([x for x, _ in pairs]), np.array([y for _, y in pairs], float)
-        bins = np.minimum((p * 10).astype(int), 9)
-        curve = [
-            [float(p[bins == b].mean()), float(truth[bins == b].mean()), int((bins == b).sum())] for b in set(bins)
-        ]
-        gap = sum(n * abs(said - was) for said, was, n in curve) / len(p)
+    metrics = ours.metrics()
+    for (quest, curve), pairs in zip(ours.calibration().items(), ours.evil_by_quest, strict=True):
         rows.append(
             {
-                "claim": f"A4: calibration error of P(evil) after quest {quest}",
-                "value": gap,
-                "n": len(p),
-                "brier": float(((p - truth) ** 2).mean()),
+                "claim": f"A4: calibration error of P(evil) after {quest}",
+                "value": metrics[f"calibration_error/{quest.replace(' ', '_')}"],
+                "n": len(pairs),
+                "brier": float(((pairs[:, 0] - pairs[:, 1]) ** 2).mean()),
                 "curve": curve,
             }
         )

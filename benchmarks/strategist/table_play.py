@@ -30,7 +30,7 @@ FAILS, APPROVES_EVIL, APPROVES_CLEAN = 0.85, 0.85, 0.25
 
 
 class Evil:
-    """Proposes himself with others at random, backs teams with evil on them, mostly fails, names good players blindly."""
+    """Proposes himself and random others, backs teams with evil on them, mostly fails, names good players blindly."""
 
     def act(self, state: AvalonState, player: int, stream: Stream) -> int:
         legal = GAME.legal(state, player)

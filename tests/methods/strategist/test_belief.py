@@ -11,6 +11,7 @@ import pytest
 
 from evolvent.errors import ConfigError, DataError
 from evolvent.methods.strategist.belief import Belief, ContradictionError
+from evolvent.methods.strategist.belief_scores import score_belief
 from evolvent.methods.strategist.belief_tables import (
     BeliefTables,
     GameRecord,
@@ -215,3 +216,23 @@ def test_a_deal_without_an_assassin_has_a_belief_too():
     belief = Belief(RoleSet.dealt(roles))
     assert len(belief.posterior()) == 120
     assert belief.evil_probability().tolist() == pytest.approx([0.4] * 5)
+
+
+def test_a_belief_is_scored_on_finished_games(tables):
+    finals = play(GAME, [Seat(None)], np.zeros((40, 5), int), pair_seeds(8, 40)).finals
+    games = [record_of(final) for final in finals]
+    # Random votes say nothing; what is left to learn is that evil fails half of the time.
+    fails = BeliefTables("side", tables.fails, np.full((2, 2, 2, 5, 5), 0.5), 60)
+    logic, fitted = score_belief(games, None), score_belief(games, fails)
+    by_hand = []
+    for game in games:
+        quests = [e for e in game.events if isinstance(e, QuestResult)]
+        sets = [set(pair) for pair in combinations(range(5), 2)]
+        left = [s for s in sets if all(sum(q.team >> p & 1 for p in s) >= q.fails for q in quests)]
+        by_hand.append(math.log(len(left)))
+    np.testing.assert_allclose(logic.loss, by_hand, atol=1e-9)
+    assert fitted.metrics()["log_loss/evil_set"] < logic.metrics()["log_loss/evil_set"]
+    first = fitted.calibration()["quest 1"]
+    assert sum(n for *_, n in first) == 5 * sum(any(isinstance(e, QuestResult) for e in g.events) for g in games)
+    with pytest.raises(ConfigError, match="no game"):
+        score_belief([], tables)
