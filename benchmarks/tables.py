@@ -141,6 +141,58 @@ def atlas_recommend(rows: dict[str, Row]) -> str:
     return _table(lines)
 
 
+def strategist_guidance(rows: dict[str, Row]) -> str:
+    """A2: heuristics at the leaves against one playout."""
+    budgets = (16, 32, 100, 400)
+    lines = [["win rate against one playout a leaf", *(f"{budget} simulations" for budget in budgets)]]
+    for name in ("ridge", "sorted match", "hand-sum share", "score only"):
+        found = [rows[f"A2: {name} against one playout, {budget} simulations"] for budget in budgets]
+        cells = [f"{row['value']:.3f} [{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]" for row in found]
+        lines.append([name, *cells])
+    return _table(lines)
+
+
+def strategist_exploitability(rows: dict[str, Row]) -> str:
+    """A3: what a best response wins."""
+    cells = (("duct", 100, 4), ("duct", 1000, 4), ("rm", 1000, 4), ("duct", 100, 5), ("duct", 300, 5), ("rm", 300, 5))
+    lines = [["points a game", *(f"{cards} cards, {budget}, {kind}" for kind, budget, cards in cells)]]
+    for name in ("score only", "playouts", "ridge"):
+        found = [rows[f"A3: {name}, {kind}, {budget} simulations, {cards} cards"] for kind, budget, cards in cells]
+        lines.append([name, *(f"{row['value']:.2f}" for row in found)])
+    return _table(lines)
+
+
+def strategist_humans(rows: dict[str, Row]) -> str:
+    """A4: the belief on human games."""
+    lines = [["1,500 later games", "log-loss of the evil set, nats", "set named exactly"]]
+    uniform = rows["A4: log-loss of the evil set, and votes"]["comparator_value"]
+    lines.append(["uniform", f"{uniform:.2f}", ""])
+    for name in ("hard logic", "and fails", "and votes"):
+        loss, named = (rows[f"A4: {what}, {name}"]["value"] for what in ("log-loss of the evil set", "evil set named"))
+        lines.append([name, f"{loss:.2f}", f"{100 * named:.1f} %"])
+    return _table(lines)
+
+
+def strategist_table(rows: dict[str, Row]) -> str:
+    """A5: good teams against scripted evil."""
+    lines = [["good team of Avalon-5", "wins the quests, %", "wins the game, %"]]
+    for name in ("memoryless", "hard logic", "belief without votes", "exact belief"):
+        found = [rows[f"A5: {what} won by good, {name}"] for what in ("quests", "game")]
+        cells = [f"{100 * r['value']:.1f} [{100 * r['ci95'][0]:.1f}, {100 * r['ci95'][1]:.1f}]" for r in found]
+        lines.append([name, *cells])
+    return _table(lines)
+
+
+def strategist_speed(rows: dict[str, Row]) -> str:
+    """Rates beside their comparators."""
+    lines = [["", "a second", "against", "a second", "ratio"]]
+    for claim, row in rows.items():
+        if claim.startswith("speed: "):
+            value, other = (f"{row[key]:,.0f}" for key in ("value", "comparator_value"))
+            lines.append([claim.removeprefix("speed: "), value, row["comparator"], other, f"{row['ratio']:.1f}×"])
+    return _table(lines)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "quality": ("semievol", quality),
     "demo": ("semievol", demo),
@@ -150,6 +202,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "atlas-search": ("atlas", atlas_search),
     "atlas-recommend": ("atlas", atlas_recommend),
     "atlas-speed": ("atlas", atlas_speed),
+    "strategist-guidance": ("strategist", strategist_guidance),
+    "strategist-exploitability": ("strategist", strategist_exploitability),
+    "strategist-humans": ("strategist", strategist_humans),
+    "strategist-table": ("strategist", strategist_table),
+    "strategist-speed": ("strategist", strategist_speed),
 }
 
 
