@@ -12,7 +12,7 @@ os.environ["EVOLVENT_LEDGER"] = "off"
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("models", "training")]  # servers for tests
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("models", "training", "methods/strategist")]  # servers for tests
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -166,8 +166,10 @@ class _Walk:
                 _refuse(node, "decorators are not part of the language")
             _check_name(node, node.name)
             node.returns = None
-        if isinstance(node, ast.arguments) and not all(_is_fixed(d) for d in [*node.defaults, *node.kw_defaults] if d):
-            _refuse(node, "a default that could change is kept between states: write a number or a tuple")
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
+            if not all(_is_fixed(d) for d in defaults):
+                _refuse(node, "a default that could change is kept between states: write a number or a tuple")
         if isinstance(node, ast.arg):
             _check_name(node, node.arg)
             node.annotation = None
