@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results_file import record
+from benchmarks.strategist.evolve import VARIANTS, evolved
 from evolvent.evaluation.significance import bootstrap_interval, paired_bootstrap
 from evolvent.methods.strategist.exploitability import exploitability
 from evolvent.methods.strategist.games.gops import Gops
@@ -75,6 +76,7 @@ def exact() -> list[dict[str, Any]]:
         "score only": program(SIX, HEURISTICS["score only"]),
         "playouts": Rollouts(1),
         "ridge": fitted(),
+        "evolved": evolved("residual", VARIANTS["residual"], 0)[0].evaluator(SIX),
     }
     cells: tuple[tuple[int, int, Selection, Move], ...] = (
         (4, 100, "duct", "sample"),

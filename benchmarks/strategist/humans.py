@@ -55,10 +55,13 @@ def rows_of(games: Sequence[GameRecord]) -> list[dict[str, Any]]:
     for name, ours in found.items():
         against = paired_bootstrap(uniform, ours.loss)
         interval = bootstrap_interval(ours.loss)
-        told = {"comparator": "uniform over sets", "comparator_value": float(uniform.mean())}
+        told: dict[str, Any] = {"comparator": "uniform over sets", "comparator_value": float(uniform.mean())}
         told |= {"ci95": [interval.low, interval.high], "p_value": against.p_value, "n": len(ours.loss)}
         rows.append({"claim": f"A4: log-loss of the evil set, {name}", "value": float(ours.loss.mean()), **told})
-        exact: dict[str, Any] = {"comparator": "hard logic", "comparator_value": float(found["hard logic"].named.mean())}
+        exact: dict[str, Any] = {
+            "comparator": "hard logic",
+            "comparator_value": float(found["hard logic"].named.mean()),
+        }
         if name != "hard logic":
             exact["p_value"] = mcnemar_exact(found["hard logic"].named, ours.named)
         exact["n"] = len(ours.named)

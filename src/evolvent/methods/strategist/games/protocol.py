@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,15 +128,6 @@ class Game(Protocol):
 
     def render(self, state: State, viewer: int | None) -> str:
         """The state as text, as `viewer` sees it; None sees everything."""
-        ...
-
-
-@runtime_checkable
-class Compiled(Protocol):
-    """A game that also has kernels; `kernels()` is None where numba is not installed."""
-
-    def kernels(self) -> Any | None:
-        """The module of compiled rules."""
         ...
 
 

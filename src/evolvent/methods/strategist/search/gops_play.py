@@ -23,10 +23,11 @@ def play_compiled(
 ) -> Matches:
     """See :func:`~evolvent.methods.strategist.matches.play`."""
     recorder = Recorder(game) if record else None
-    used = [s for s in np.unique(seating) if seats[s].evaluator is not None]
-    sample = [GopsForest(game, _evaluator(seats[s]), seats[s].settings, 1).tree_bytes for s in used]
-    size = max(1, min(MOST_GAMES, len(seeds), FOREST_BYTES // max(sample, default=1)))
-    forests = {int(s): GopsForest(game, _evaluator(seats[s]), seats[s].settings, size) for s in used}
+    used = {int(s): seats[s] for s in np.unique(seating)}
+    searching = {s: (seat.evaluator, seat.settings) for s, seat in used.items() if seat.evaluator is not None}
+    tree_bytes = [GopsForest(game, *how, trees=1).tree_bytes for how in searching.values()]
+    size = max(1, min(MOST_GAMES, len(seeds), FOREST_BYTES // max(tree_bytes, default=1)))
+    forests = {s: GopsForest(game, *how, trees=size) for s, how in searching.items()}
     returns = np.zeros((len(seeds), 2))
     for start in range(0, len(seeds), size):
         part = slice(start, start + size)
@@ -96,7 +97,3 @@ def _search(
             mine = seating[which, other] == seat
             policy[which[mine], other] = found[mine, other, : policy.shape[-1]]
             expected[which[mine], other] = means[mine] if other == 0 else -means[mine]
-
-
-def _evaluator(seat: Seat) -> Any:
-    return seat.evaluator

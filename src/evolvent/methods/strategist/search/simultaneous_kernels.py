@@ -29,7 +29,6 @@ from evolvent.methods.strategist.games.rng_kernels import below, uniform
 
 DUCT, RM, SERIAL = 0, 1, 2
 ZERO, PROGRAM, ROLLOUTS, BATCH = 0, 1, 2, 3
-TERMINAL = -1
 
 # keys (T, C, 2) words of each node's state; table (T, H) of node + 1 by hash; stats (T, C, W); sums (T, C, 2) visits
 # and value; bounds (T, 2) least and greatest leaf value; path (T, N, 3) node, action, action; depth (T,); size (T,)
