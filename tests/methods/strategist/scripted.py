@@ -1,7 +1,7 @@
-"""A writer for unit tests: gives skills of the corpus in turn, ideas in the form asked for, now and then a broken skill.
+"""A writer for unit tests: gives skills of the corpus in turn, ideas in the form asked for, now and then a broken one.
 
-What a model that can write would do cannot run on this machine; this one shows that the prompts, the parsing, the repair
-and the bookkeeping work. No claim of quality rests on it.
+A model that can write does not run on this machine; this one shows that the prompts, the parsing, the repair and the
+bookkeeping work. No claim of quality rests on it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WORKING = [s for name, s in HARMLESS.items() if "nine values" not in name and "p
 class ScriptedModel:
     name = "scripted"
 
-    class Died(RuntimeError):
+    class DiedError(RuntimeError):
         """The machine went away."""
 
     def __init__(self, die_after: int | None = None, broken_after_seed: bool = False) -> None:
@@ -34,7 +34,7 @@ class ScriptedModel:
 
     def _completion(self, prompt: str) -> Completion:
         if self.die_after is not None and len(self.asked) >= self.die_after:
-            raise self.Died
+            raise self.DiedError
         self.asked.append(prompt)
         return Completion(self._answer(prompt), (-0.5,) * 8, "stop")
 

@@ -118,11 +118,23 @@ def fit_beliefs(
 ) -> None:
     """Fit how votes and fails depend on roles, from logs of games."""
     from evolvent.errors import ConfigError
+    from evolvent.methods.strategist.belief_scores import score_belief
     from evolvent.methods.strategist.belief_tables import fit_tables, read_logs
 
     if by not in ("side", "role"):
         raise ConfigError(f"--by {by}: give side or role")
     records = list(read_logs(logs))
+    cut = int(0.7 * len(records))
+    if not 0 < cut < len(records):
+        raise ConfigError(
+            f"{logs}: {len(records)} games; at least 2 are needed, to fit on the first and to test on the last"
+        )
+    tables, rest = fit_tables(records[:cut], by=by), records[cut:]  # type: ignore[arg-type]
     out.parent.mkdir(parents=True, exist_ok=True)
-    fit_tables(records, by=by).save(out)  # type: ignore[arg-type]
-    console.print(f"{len(records)} games; tables  {out}", soft_wrap=True, highlight=False)
+    tables.save(out)
+    table = Table(f"on the last {len(rest)} games", "fitted tables", "hard logic alone")
+    plain = score_belief(rest, None).metrics()
+    for name, value in score_belief(rest, tables).metrics().items():
+        table.add_row(name, f"{value:.3f}", f"{plain[name]:.3f}")
+    console.print(table)
+    console.print(f"{cut} games fitted; tables  {out}", soft_wrap=True, highlight=False)

@@ -23,8 +23,10 @@ from evolvent.cli.strategist.options import (
 from evolvent.errors import ConfigError
 
 if TYPE_CHECKING:
+    from evolvent.methods.strategist.proposers.llm import Writer
     from evolvent.methods.strategist.table import Table as GameTable
 
+Talk = Annotated[str | None, typer.Option("--talk", help="a model that speaks and listens for the agents (Avalon)")]
 Save = Annotated[Path | None, typer.Option("--save", help="file of the game; one that is there goes on")]
 
 
@@ -76,6 +78,7 @@ def play(
     beliefs: Beliefs = None,
     seed: Seed = 0,
     save: Save = None,
+    talk: Talk = None,
 ) -> None:
     """Sit down at any seat, in the terminal; Ctrl-C leaves, and with --save the same command goes on."""
     from evolvent.methods.strategist import human
@@ -96,13 +99,14 @@ def serve(
     beliefs: Beliefs = None,
     seed: Seed = 0,
     save: Save = None,
+    talk: Talk = None,
     port: Annotated[int, typer.Option(help="on 127.0.0.1; 0 takes a free one")] = 8422,
 ) -> None:
     """The same table as a web page, to play or to watch."""
     from evolvent.methods.strategist.web_table import make_server
 
     people = frozenset([seat]) if seat is not None else frozenset()
-    server = make_server(_table(player, people, game, game_settings, budget, beliefs, seed, save), seat, port)
+    server = make_server(_table(player, people, game, game_settings, budget, beliefs, seed, save, talk), seat, port)
     console.print(f"http://127.0.0.1:{server.server_address[1]}/   (Ctrl-C ends)", highlight=False)
     try:
         server.serve_forever()
@@ -112,7 +116,7 @@ def serve(
 
 def _table(
     player: str, people: frozenset[int], game: str | None, settings: list[str] | None, budget: int | None,
-    beliefs: Path | None, seed: int, save: Path | None,
+    beliefs: Path | None, seed: int, save: Path | None, talk: str | None,
 ) -> GameTable:  # fmt: skip
     from evolvent.methods.strategist.table import Table as GameTable
 
@@ -120,7 +124,15 @@ def _table(
     if game is None and player in ("rollout", "random"):
         game = "gops"
     agent = agent_from(player, game_from(game, settings) if game is not None else None, budget, tables)
-    table = GameTable(agent.game, agent, people, seed=seed, save=save, tables=tables)
+    table = GameTable(agent.game, agent, people, seed=seed, save=save, tables=tables, writer=_writer(talk))
     if save is not None and save.is_file():
         table.resume(save)
     return table
+
+
+def _writer(model: str | None) -> Writer | None:
+    from evolvent import StrategistConfig, load
+    from evolvent.methods.strategist.proposers.llm import Budget as Spent
+    from evolvent.methods.strategist.proposers.llm import Writer
+
+    return Writer(load(model), StrategistConfig(output_dir=Path()), Spent(None)) if model is not None else None

@@ -18,8 +18,8 @@ class StrategistConfig(BaseModel):
 
     Attributes:
         output_dir: the run folder.
-        skill_kind: "program" (weighted features), "code" (a function written by the model), "guide" (a worksheet for
-            talk), or "auto": code if the model passes the probe for it, else program.
+        skill_kind: "program" (weighted features), "code" (a function written by the model), or "auto": code if the
+            model passes the probe for it, else program.
         proposer: who has ideas: "llm" (the paper's prompts), "choice" (the model ranks typed edits), "residual"
             (regression, no model), "uniform" (random edits, the control), or "auto": the best that the probe allows.
         improvement: "strategist" (idea queue and strategy tree) or a published search it is compared with: "line"
@@ -63,11 +63,10 @@ class StrategistConfig(BaseModel):
 
     output_dir: Path
     seed: int = Field(0, ge=0)
-    skill_kind: Literal["auto", "program", "code", "guide"] = "auto"
+    skill_kind: Literal["auto", "program", "code"] = "auto"
     proposer: Literal["auto", "llm", "choice", "residual", "uniform"] = "auto"
     improvement: Improvement = "strategist"
     feedback: Literal["discrepancy", "outcome", "random", "critic"] = "discrepancy"
-    guide_role: Literal["evil", "merlin", "good"] = "evil"
     # high level
     evolutions: int = Field(10, ge=0)
     strategies_per_evolution: int = Field(4, ge=1)
@@ -116,8 +115,6 @@ class StrategistConfig(BaseModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if self.skill_kind == "guide" and self.proposer not in ("auto", "llm"):
-            raise ValueError('skill_kind="guide": guides are written by a model, so proposer must be "llm"')
         if self.skill_kind == "code" and self.proposer in ("residual", "uniform", "choice"):
             raise ValueError(f'proposer="{self.proposer}" edits programs; code is written by proposer="llm"')
         if not self.anchors:

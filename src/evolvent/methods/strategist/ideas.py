@@ -100,5 +100,5 @@ class IdeaQueue:
 
 
 def normalised(text: str) -> str:
-    """Letters and digits only, for comparison."""
-    return re.sub(r"[^a-z0-9.]+", " ", text.lower()).strip()
+    """Letters and numbers only, for comparison."""
+    return re.sub(r"[^a-z0-9.]+|\.(?!\d)", " ", text.lower()).strip()

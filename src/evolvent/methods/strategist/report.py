@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from evolvent.methods.strategist.belief_scores import score_belief
+from evolvent.methods.strategist.belief_tables import fit_tables
 from evolvent.methods.strategist.ratings import Z95, side_ratings
 from evolvent.methods.strategist.sandbox.workers import FORBIDDEN
 from evolvent.runs import plots
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from evolvent.methods.strategist.strategist import Strategist
 
 Verdict = Literal["good", "bad", "neutral"]
+LEAST_GAMES = 50  # below, calibration is noise
 OPPONENTS = {"seed": "the seed", "rollout": "one playout a leaf, equal simulations", "random": "random play"}
 
 
@@ -53,6 +56,8 @@ def build_report(method: Strategist, metrics: Mapping[str, Any]) -> Report:
         f"best one. {metrics['skills/failed']} failed skills are not drawn."
     )
     report.figure("Rating over generations", plots.family_tree(points, on_path, label="rating, points a game"), caption)
+    if len(method.games) >= LEAST_GAMES:
+        report.figure("Calibration of beliefs by quest", *_calibration(method))
     seconds = {k: v for k, v in method.folder.seconds.items() if v >= 0.05}
     report.figure("Time of each stage", plots.stage_times(seconds), f"{sum(seconds.values()):.0f} seconds in all.")
     report.text(f"The skill {best.id}", str(best.skill).splitlines())
@@ -121,6 +126,18 @@ def _path_table(method: Strategist) -> tuple[list[str], list[list[str]], str]:
         rows,
         f"Skills and ideas are by {method.proposer.name}; s0 is the seed.",
     )
+
+
+def _calibration(method: Strategist) -> tuple[str, str]:
+    """P(evil) by tables fitted on the first 70 % of the final games against who was evil in the others."""
+    cut = int(0.7 * len(method.games))
+    scored = score_belief(method.games[cut:], fit_tables(method.games[:cut]))
+    svg = plots.calibration_curves(scored.calibration(), said="P(evil) said", was="share that was evil")
+    caption = (
+        f"Self-play of the best skill on new deals, seen from outside the table: fitted on {cut} games, shown on the "
+        f"other {len(method.games) - cut}; log-loss of the evil set {scored.metrics()['log_loss/evil_set']:.2f}."
+    )
+    return svg, caption
 
 
 def _idea_table(method: Strategist) -> tuple[list[str], list[list[str]], str]:

@@ -17,18 +17,21 @@ from typing import Any
 
 import numpy as np
 
+from evolvent.data.files import write_jsonl
 from evolvent.errors import ConfigError
 from evolvent.evaluation.significance import bootstrap_interval
 from evolvent.methods.strategist.agent import AgentFile, StrategistAgent, write_agent
+from evolvent.methods.strategist.belief_tables import GameRecord, log_line, read_logs, record_of
 from evolvent.methods.strategist.config import StrategistConfig
 from evolvent.methods.strategist.executors import make_executor
 from evolvent.methods.strategist.exploitability import exploitability
+from evolvent.methods.strategist.games.avalon import Avalon
 from evolvent.methods.strategist.games.gops import Gops
 from evolvent.methods.strategist.games.protocol import Game
 from evolvent.methods.strategist.games.registry import make_game
 from evolvent.methods.strategist.games.rng import key_of
 from evolvent.methods.strategist.ideas import Idea
-from evolvent.methods.strategist.matches import play_pairs
+from evolvent.methods.strategist.matches import pair_seeds, play, play_pairs
 from evolvent.methods.strategist.probe import Probe
 from evolvent.methods.strategist.proposers import Draft, Proposer, Replay
 from evolvent.methods.strategist.proposers.choosing import choose_proposer
@@ -118,6 +121,7 @@ class Strategist:
         self.memory = Memory()
         self.budget = Budget(args.max_llm_calls)
         self.probe: Probe | None = None
+        self.games: list[GameRecord] = []  # of Avalon, the best skill at every seat, on deals that chose nothing
 
     # ------------------------------------------------------------------------------------------ the method
 
@@ -259,11 +263,14 @@ class Strategist:
                     found[f"{who}-vs-{name}"] = margins.tolist()
                 self.on_progress("final games", len(found), 5, "")
             (folder / "margins.json").write_text(json.dumps(found))
+            if isinstance(self.game, Avalon):
+                seat, games = seat_of(self.game, ours, args.search, args.limits), args.final_games
+                seating = np.zeros((games, self.game.num_players), np.int64)
+                played = play(self.game, [seat], seating, pair_seeds(key_of(args.seed, FINAL, 1) >> 1, games))
+                write_jsonl(folder / "games.jsonl", [log_line(record_of(final)) for final in played.finals])
 
         inputs = {"best": best.id, "games": self.args.final_games, "digest": self.memory.digest}
-        self.final: dict[str, Any] = self.folder.stage(
-            "final", inputs, compute, load=lambda folder: json.loads((folder / "margins.json").read_text())
-        )
+        self.final: dict[str, Any] = self.folder.stage("final", inputs, compute, load=self._load_final)
         return self.final
 
     def report(self) -> StrategistResult:
@@ -284,6 +291,12 @@ class Strategist:
         )
 
     # --------------------------------------------------------------------------------------------- parts
+
+    def _load_final(self, folder: Path) -> dict[str, Any]:
+        if (folder / "games.jsonl").is_file():
+            self.games = list(read_logs(folder / "games.jsonl"))
+        found: dict[str, Any] = json.loads((folder / "margins.json").read_text())
+        return found
 
     def _select_strategy(self, random: np.random.Generator, number: int) -> Node:
         tree, args = self.memory.tree, self.args

@@ -15,12 +15,15 @@ from evolvent.methods.strategist.agent import StrategistAgent
 from evolvent.methods.strategist.belief import Belief
 from evolvent.methods.strategist.belief_tables import BeliefTables
 from evolvent.methods.strategist.dialogue.acts import Act, ActPolicy, heard, parse_act
+from evolvent.methods.strategist.dialogue.spoken import guide_for, listen, mean_evidence, speak
 from evolvent.methods.strategist.games.avalon import Avalon
 from evolvent.methods.strategist.games.avalon_rules import seats_of
 from evolvent.methods.strategist.games.gops import Gops
 from evolvent.methods.strategist.games.protocol import CHANCE, Action, Game, State, check_actions, draw_outcome
 from evolvent.methods.strategist.games.rng import Stream, key_of
+from evolvent.methods.strategist.proposers.llm import Writer
 from evolvent.methods.strategist.search.in_step import AvalonSearcher
+from evolvent.methods.strategist.skills.guide import GuideSkill
 
 TALK = 77  # purpose of the random stream of talk
 
@@ -35,6 +38,8 @@ class Table:
         seed: of the deal, of chance and of the agents.
         save: file that is written after every move.
         tables: of the belief that agents have after talk.
+        writer: a model that speaks and listens for the agents, by worksheets; None: typed acts.
+        guides: worksheets by role: "good", "merlin", "evil".
 
     A move of people is remembered until all who act have chosen; then all moves are made at once.
     """
@@ -48,12 +53,15 @@ class Table:
         seed: int = 0,
         save: Path | None = None,
         tables: BeliefTables | None = None,
+        writer: Writer | None = None,
+        guides: Mapping[str, GuideSkill] | None = None,
     ) -> None:
         for seat in people:
             if not 0 <= seat < game.num_players:
                 raise ConfigError(f"seat {seat}: {game.name} has seats 0 to {game.num_players - 1}")
         self.game, self.agent, self.people, self.seed, self.save = game, agent, people, seed, save
-        self.policy = ActPolicy()
+        self.policy, self.writer, self.guides = ActPolicy(), writer, dict(guides or {})
+        self.unheard: list[tuple[int, str]] = []  # speeches of this round that listeners have not answered yet
         self.state: State = game.initial(key_of(seed, 0) >> 1)
         self.moves: list[Any] = []  # what people and agents did, in order: enough to come back here
         self.told: list[str] = []  # what happened, for everybody to read
@@ -120,7 +128,7 @@ class Table:
             return False
         speakers = self.game.speakers(self.state)
         if speakers:
-            self._speak(speakers[0], str(self._act_of(speakers[0])))
+            self._speak(speakers[0], self._words_of(speakers[0]))
             return True
         actors = self.game.actors(self.state)
         if actors[:1] == (CHANCE,):
@@ -163,6 +171,14 @@ class Table:
             return f"the quest: {sum(1 - a for a in actions.values())} fails"
         return "; ".join(f"player {p}: {self.describe(a)}" for p, a in actions.items())
 
+    def _words_of(self, player: int) -> str:
+        if self.writer is None:
+            return str(self._act_of(player))
+        assert isinstance(self.game, Avalon)
+        assert self.public is not None
+        guide = guide_for(self.state.roles[player], self.guides)
+        return speak(self.writer, self.game, self.state, player, guide, self.public, "").speech[:500]
+
     def _act_of(self, player: int) -> Act:
         assert isinstance(self.game, Avalon)
         assert self.public is not None
@@ -170,21 +186,33 @@ class Table:
         uniform = Stream(key_of(self.seed, len(self.moves), player, TALK)).uniform()
         return self.policy.choose(self.game, self.state, player, private, self.public.evil_probability(), uniform)
 
-    def _speak(self, player: int, text: str) -> None:
+    def _speak(self, player: int, text: str, known: Mapping[int, float] | None = None) -> None:
         assert isinstance(self.game, Avalon)
         assert self.public is not None
         self.state = self.game.say(self.state, player, text)
-        act = parse_act(text)
-        if act is not None:
-            evidence = heard(act, player, self.public.evil_probability())
-            self.public.talk(evidence)
-            self._agents_hear(evidence)
-        self._note({"speech": [player, text]}, f"player {player} says: {text}")
-
-    def _agents_hear(self, evidence: Mapping[int, float]) -> None:
+        evidence = self._heard(player, text) if known is None else known
+        self.public.talk(evidence)
         searcher = self.agent.searcher
         if isinstance(searcher, AvalonSearcher):
             searcher.belief(0).talk(evidence)
+        self._note(
+            {"speech": [player, text], "evidence": {str(p): e for p, e in evidence.items()}},
+            f"player {player} says: {text}",
+        )
+
+    def _heard(self, player: int, text: str) -> Mapping[int, float]:
+        """What the table makes of a speech: typed acts at once; with a model, its listeners after the whole round."""
+        assert isinstance(self.game, Avalon)
+        assert self.public is not None
+        if self.writer is None:
+            act = parse_act(text)
+            return heard(act, player, self.public.evil_probability()) if act is not None else {}
+        self.unheard.append((player, text))
+        if self.game.speakers(self.state):
+            return {}
+        listeners = listen(self.writer, self.game, self.state, self.unheard)
+        self.unheard = []
+        return mean_evidence(list(listeners.values()))
 
     # -------------------------------------------------------------------------------------------- storage
 
@@ -210,7 +238,7 @@ class Table:
                 raise DataError(f"{path}: a game with other settings; give another file to play a new one")
             for move in stored["moves"]:
                 if "speech" in move:
-                    self._speak(*move["speech"])
+                    self._speak(*move["speech"], known={int(p): e for p, e in move["evidence"].items()})
                 else:
                     self._apply({int(p): a for p, a in move["actions"].items()})
         except (ValueError, KeyError, TypeError) as error:

@@ -120,6 +120,12 @@ def read_evidence(answer: str, players: int) -> Heard:
     return Heard(evidence, answer, ignored=ignored)
 
 
+def mean_evidence(listeners: Sequence[Heard]) -> dict[int, float]:
+    """e_p of the table: the mean over all listeners; silence about a player counts 0."""
+    players = sorted({p for heard in listeners for p in heard.evidence})
+    return {p: float(np.mean([heard.evidence.get(p, 0.0) for heard in listeners])) for p in players}
+
+
 def speech_score(
     speaker: int, roles: Sequence[int], evil_after: Mapping[int, Heard], merlin_after: Mapping[int, Heard]
 ) -> float:
