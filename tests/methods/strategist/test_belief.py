@@ -165,6 +165,15 @@ def test_tables_are_smoothed_counts():
     np.testing.assert_allclose(approve, [[2 / 4, 2 / 3], [1 / 3, 2 / 3]])
 
 
+def test_a_role_that_the_games_do_not_have_votes_like_its_side():
+    game = GameRecord((1, 0, 0, 6, 3), (Proposal(0, 0b01001), Ballot(0b01011), QuestResult(0b01001, 1)))
+    by_role, by_side = fit_tables([game], by="role"), fit_tables([game], by="side")
+    np.testing.assert_allclose(by_role.approve[ROLES.index("assassin")], by_side.approve[1])
+    np.testing.assert_allclose(by_role.approve[ROLES.index("percival")], by_side.approve[0])
+    # the minion (off the team, against): no approval of his own, two counted votes like his side's third
+    assert by_role.approve[ROLES.index("minion"), 1, 0, 0, 0] == pytest.approx((0 + 2 * (1 / 3)) / (1 + 2))
+
+
 def test_tables_survive_a_file(tmp_path, tables):
     again = BeliefTables.load(tables.save(tmp_path / "tables.json"))
     np.testing.assert_array_equal(again.approve, tables.approve)

@@ -88,10 +88,13 @@ class BeliefTables:
 def fit_tables(records: Iterable[GameRecord], *, by: By = "role", alpha: float = 1.0) -> BeliefTables:
     """Dirichlet-smoothed counts over games with known roles.
 
+    The votes of a role are drawn towards those of its side, so that a role that the games do not have (logs often name
+    no Assassin) votes like its side.
+
     Args:
         records: the games.
         by: see :class:`BeliefTables`.
-        alpha: added to every count.
+        alpha: added to every count; the votes of a class have 2 alpha such votes of its side.
 
     Raises:
         ConfigError: no game, or alpha is not positive.
@@ -119,8 +122,19 @@ def fit_tables(records: Iterable[GameRecord], *, by: By = "role", alpha: float =
         raise ConfigError("fit-beliefs: there is no game to count")
     possible = np.tril(np.ones((MOST_EVIL + 1, MOST_EVIL + 1)))  # no more fails than evil players
     smoothed = fails + alpha * possible
-    approve = (approvals[..., 1] + alpha) / (approvals.sum(-1) + 2 * alpha)
+    approve = _smoothed_approval(approvals, by, alpha)
     return BeliefTables(by, smoothed / smoothed.sum(-1, keepdims=True), approve, games)
+
+
+def _smoothed_approval(counts: NDArray[np.float64], by: By, alpha: float) -> NDArray[np.float64]:
+    """P(approve) from counts (classes, ..., 2) of rejections and approvals."""
+    side_of_class = np.zeros(len(counts), np.int64)
+    side_of_class[list(CLASSES[by])] = CLASSES["side"]
+    sides = np.stack([counts[side_of_class == side].sum(0) for side in (0, 1)])
+    of_side = (sides[..., 1] + alpha) / (sides.sum(-1) + 2 * alpha)
+    if by == "side":
+        return np.asarray(of_side)
+    return np.asarray((counts[..., 1] + 2 * alpha * of_side[side_of_class]) / (counts.sum(-1) + 2 * alpha))
 
 
 def walk(events: Iterable[Any]) -> Iterator[tuple[Ballot | QuestResult, int, int, int]]:
