@@ -23,8 +23,8 @@ def main() -> None:
     assert probe is not None
     margin, (low, high) = (result.metrics[f"margin/final/best-vs-seed{end}"] for end in ("", "/ci95"))
     rows = [
-        {"claim": "A7: valid code skills of the embedded model", "value": probe.code, "unit": "of 8", "comparator": "gate",
-         "comparator_value": 4, "n": 8, "reasons": list(probe.code_errors)},
+        {"claim": "A7: valid code skills of the embedded model", "value": probe.code, "unit": "of 8",
+         "comparator": "gate", "comparator_value": 4, "n": 8, "reasons": list(probe.code_errors)},
         {"claim": "A7: readable idea lists of the embedded model", "value": probe.ideas, "unit": "share",
          "comparator": "gate", "comparator_value": 0.8, "n": 5},
         {"claim": "A7: embedded model's ranking of edits against their true gain", "value": probe.choice,

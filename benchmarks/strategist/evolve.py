@@ -90,7 +90,9 @@ def improve(variants: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, A
         if name != first:
             for opponent in ("seed", "rollout"):
                 test = paired_bootstrap(np.array(results[opponent]), np.array(found[first][opponent]))
-                wins = sum(a.mean() >= b.mean() for a, b in zip(found[first][opponent], results[opponent], strict=True))
+                wins = sum(
+                    bool(a.mean() >= b.mean()) for a, b in zip(found[first][opponent], results[opponent], strict=True)
+                )
                 rows.append({
                     "claim": f"A1: {first} minus {name}, against {opponent}", "value": test.difference,
                     "unit": "points a game", "comparator": name,

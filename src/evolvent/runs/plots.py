@@ -160,6 +160,7 @@ def family_tree(
     if path:
         end = (place[path[-1]], points[path[-1]][1])
         axes.annotate(path[-1], end, textcoords="offset points", xytext=(0, 9), ha="center")
+    axes.set_xticks(sorted(rounds))
     axes.set_xlabel("round")
     axes.set_ylabel(label)
     return _svg(figure)

@@ -55,9 +55,9 @@ LANGUAGE: dict[str, str] = {
     "fuel itself": skill("_burn = len\nreturn (1, 0), {}"),
     "fuel as argument": skill("f = lambda _burn: 1\nreturn (f(1), 0), {}"),
     "class": skill("class A:\n    pass\nreturn (1, 0), {}"),
-    "class with hooks": skill("class A(dict):\n    def __missing__(self, k): return 1\nreturn (A()[0], 0), {}"),
+    "class with hooks": skill("class A(dict):\n    def __len__(self): return 1\nreturn (1, 0), {}"),
     "decorator": skill("@len\ndef f(): return 1\nreturn (1, 0), {}"),
-    "try around everything": skill("try:\n    x = 1 / 0\nexcept Exception as e:\n    x = e.__traceback__\nreturn (x, 0), {}"),
+    "try around everything": skill("try:\n    x = 1 / 0\nexcept Exception as e:\n    x = e\nreturn (x, 0), {}"),
     "raise": skill("raise ValueError('x')"),
     "with": skill("with state as s:\n    pass\nreturn (1, 0), {}"),
     "global": skill("global x\nx = 1\nreturn (x, 0), {}"),
@@ -164,7 +164,7 @@ HARMLESS: dict[str, str] = {
         """
     ),
     "typed, with a docstring": (
-        'HIGH = 4\n\n\ndef evaluate_state(state: dict) -> tuple[tuple[float, float], dict]:\n    """Count high cards."""\n'
+        'HIGH = 4\n\n\ndef evaluate_state(state: dict) -> tuple:\n    """Count high cards."""\n'
         "    high0: int = len([c for c in state['hand0'] if c >= HIGH])\n"
         "    high1: int = len(list(filter(lambda c: c >= HIGH, state['hand1'])))\n"
         "    return (state['score0'] + high0, state['score1'] + high1), {'high0': high0, 'high1': high1}\n"
@@ -196,7 +196,8 @@ HARMLESS: dict[str, str] = {
         counts = {}
         for owner in owners.values():
             counts[owner] = counts.get(owner, 0) + 1
-        return (state["score0"] + len(only0), state["score1"] + counts.get(1, 0)), {f"n{k}": v for k, v in counts.items()}
+        notes = {f"n{k}": v for k, v in counts.items()}
+        return (state["score0"] + len(only0), state["score1"] + counts.get(1, 0)), notes
         """
     ),
     "any, all, min, abs": skill(

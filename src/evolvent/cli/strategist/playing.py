@@ -84,7 +84,7 @@ def play(
     from evolvent.methods.strategist import human
 
     table = _table(
-        player, frozenset(seat if seat is not None else [0]), game, game_settings, budget, beliefs, seed, save
+        player, frozenset(seat if seat is not None else [0]), game, game_settings, budget, beliefs, seed, save, talk
     )
     console.print(f"{human.HELP}", highlight=False)
     human.play(table, input, lambda text: console.print(text, highlight=False, markup=False))

@@ -48,7 +48,14 @@ class Ratings:
         return float(self.theta[self.players.index(player)])
 
     def error(self, player: str) -> float:
-        """Standard error of θ."""
+        """Standard error of θ against the mean of all, which is what a plot of ratings shows."""
+        i, n = self.players.index(player), len(self.players)
+        away = np.full(n, -1.0 / n)
+        away[i] += 1.0
+        return float(np.sqrt(max(float(away @ self.covariance @ away), 0.0)))
+
+    def absolute_error(self, player: str) -> float:
+        """Standard error of θ itself; the ridge alone holds the mean of all in place, so it is larger."""
         i = self.players.index(player)
         return float(np.sqrt(self.covariance[i, i]))
 

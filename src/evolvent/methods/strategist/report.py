@@ -169,5 +169,5 @@ def _notes(method: Strategist) -> list[str]:
     return notes
 
 
-def _cut(text: str, length: int = 110) -> str:
+def _cut(text: str, length: int = 72) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"

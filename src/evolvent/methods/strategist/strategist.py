@@ -183,8 +183,8 @@ class Strategist:
                 self.file_ideas(number)
                 made = self.implement(number)
             parents = {n.parent: self.memory.tree[n.parent] for n in made if n.parent is not None}
-            self._tournament(folder, number, [n for n in made if n.failed is None], list(parents.values()))
-            self.give_credit(made)
+            rated = self._tournament(folder, number, [n for n in made if n.failed is None], list(parents.values()))
+            self.give_credit(made, rated)
             self.memory.save(folder, self.budget)
 
         self._stage(f"evolution-{number:02d}", compute)
@@ -233,11 +233,11 @@ class Strategist:
             made.append(tree.add(skill, parent=parent, idea=idea.id, notes=notes, **fields))
         return made
 
-    def give_credit(self, made: Sequence[Node]) -> None:
+    def give_credit(self, made: Sequence[Node], rated: Ratings | None) -> None:
         """z_d moves by the rating gained over the parent, in units of the ratings' spread."""
         played = [n for n in made if n.failed is None]
         scores = [n.score for n in played] + [self.memory.tree[n.parent].score for n in played if n.parent]
-        floor = float(np.sqrt(np.mean([n.error**2 for n in played]))) if played else 0.0
+        floor = float(np.sqrt(np.mean([rated.absolute_error(n.id) ** 2 for n in played]))) if played and rated else 0.0
         spread = max(float(np.std(scores)) if scores else 0.0, floor, 1e-9)
         for node in played:
             assert node.parent is not None
@@ -340,11 +340,11 @@ class Strategist:
             return skill, [*notes, "recalibration refused by self-play"]
         return fitted, [*notes, f"recalibrated, {margins.mean():+.2f} in self-play"]
 
-    def _tournament(self, folder: Path, number: int, new: Sequence[Node], parents: Sequence[Node]) -> None:
+    def _tournament(self, folder: Path, number: int, new: Sequence[Node], parents: Sequence[Node]) -> Ratings | None:
         """Evaluate new skills together with their parents and the anchors, rate everybody, record self-play."""
         args, tree = self.args, self.memory.tree
         if not new:
-            return
+            return None
         others = {n.id: Player.of(n.id, _skill(n)) for n in parents}
         if number and "seed" in args.anchors:
             others.setdefault("s0", Player.of("s0", _skill(tree["s0"])))
@@ -370,6 +370,7 @@ class Strategist:
                 )  # fmt: skip
                 self.memory.replays[node.id] = Replay.for_team_zero(self.game, played)
         self.on_progress(name, 1, 1, "")
+        return ratings
 
     def _rate(self, ratings: Ratings, failures: Mapping[str, str]) -> None:
         for node in self.memory.tree.nodes.values():

@@ -238,7 +238,8 @@ class Table:
                 raise DataError(f"{path}: a game with other settings; give another file to play a new one")
             for move in stored["moves"]:
                 if "speech" in move:
-                    self._speak(*move["speech"], known={int(p): e for p, e in move["evidence"].items()})
+                    player, text = move["speech"]
+                    self._speak(player, text, known={int(p): e for p, e in move["evidence"].items()})
                 else:
                     self._apply({int(p): a for p, a in move["actions"].items()})
         except (ValueError, KeyError, TypeError) as error:
