@@ -193,6 +193,53 @@ def strategist_speed(rows: dict[str, Row]) -> str:
     return _table(lines)
 
 
+def strategist_evolve(rows: dict[str, Row]) -> str:
+    """What evolved skills win against the seed and against one playout a leaf."""
+    lines = [["points a game", "against the seed", "against one playout a leaf", "seeds", "games a run"]]
+    names = dict.fromkeys(re.findall(r"^A1: (.+), evolved against seed$", "\n".join(rows), re.MULTILINE))
+    for name in names:
+        first, second = (rows[f"A1: {name}, evolved against {other}"] for other in ("seed", "rollout"))
+        lines.append(
+            [name, _with_interval(first), _with_interval(second), str(len(first["seeds"])), f"{first['games']:,.0f}"]
+        )
+    base = rows["A1: residual, evolved against rollout"]["comparator_value"]
+    return _table([*lines, ["the seed: score so far", "", f"{base:+.2f}", "", ""]])
+
+
+def strategist_control(rows: dict[str, Row]) -> str:
+    """Paired differences between proposers."""
+    lines = [["residual minus", "against the seed", "against one playout a leaf", "seeds ahead"]]
+    names = dict.fromkeys(re.findall(r"^A1: residual minus (.+), against seed$", "\n".join(rows), re.MULTILINE))
+    for name in names:
+        pair = [rows[f"A1: residual minus {name}, against {other}"] for other in ("seed", "rollout")]
+        ahead = " / ".join(f"{row['seeds_ahead']} of {len(row['seeds'])}" for row in pair)
+        lines.append([name, *(f"{_with_interval(row)}, p {_p(row['p_value'])}" for row in pair), ahead])
+    return _table(lines)
+
+
+def strategist_rl(rows: dict[str, Row]) -> str:
+    """Learners of a value, and the evolved skill against each."""
+    lines = [["320 episodes, 2 seeds; points a game", "against one playout a leaf", "the evolved skill against it"]]
+    for claim, row in rows.items():
+        if found := re.fullmatch(r"A1: residual skill against (.+)", claim):
+            lines.append([found[1].removesuffix(", 320 episodes"), _with_interval(rows[f"A1: {found[1]}, against rollout"]),
+                          _with_interval(row)])  # fmt: skip
+    return _table(lines)
+
+
+def strategist_gates(rows: dict[str, Row]) -> str:
+    """Sandbox and the embedded model."""
+    lines = [["", "measured", "gate"]]
+    for claim, row in rows.items():
+        if claim.startswith(("A6: ", "A7: ")) and row["comparator"] == "gate":
+            lines.append([claim[4:], f"{row['value']:.3g} {row['unit']}", f"{row['comparator_value']:g}"])
+    return _table(lines)
+
+
+def _with_interval(row: Row) -> str:
+    return f"{row['value']:+.2f} [{row['ci95'][0]:+.2f}, {row['ci95'][1]:+.2f}]"
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "quality": ("semievol", quality),
     "demo": ("semievol", demo),
@@ -202,6 +249,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "atlas-search": ("atlas", atlas_search),
     "atlas-recommend": ("atlas", atlas_recommend),
     "atlas-speed": ("atlas", atlas_speed),
+    "strategist-evolve": ("strategist", strategist_evolve),
+    "strategist-control": ("strategist", strategist_control),
+    "strategist-rl": ("strategist", strategist_rl),
+    "strategist-gates": ("strategist", strategist_gates),
     "strategist-guidance": ("strategist", strategist_guidance),
     "strategist-exploitability": ("strategist", strategist_exploitability),
     "strategist-humans": ("strategist", strategist_humans),

@@ -86,7 +86,7 @@ def speed() -> list[dict[str, Any]]:
     ours, theirs = (STATES / statistics.median(seconds) for seconds in (boxed, plain))
     return [
         {
-            "claim": "sandboxed evaluations of a code skill, one worker", "value": ours, "unit": "states/s",
+            "claim": "speed: sandboxed evaluations of a code skill, one worker", "value": ours, "unit": "states/s",
             "comparator": "plain exec in this process, no protection", "comparator_value": theirs,
             "ratio": ours / theirs, "best": STATES / min(boxed), "n": STATES,
         }

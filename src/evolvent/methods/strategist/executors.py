@@ -88,7 +88,7 @@ class OnRay:
 
     def __init__(self, workers: int | None) -> None:
         try:
-            import ray  # type: ignore[import-not-found,import-untyped,unused-ignore]  # an extra
+            import ray
         except ImportError as error:
             raise ConfigError('executor="ray" needs Ray: pip install "evolvent[strategist]"') from error
         self.ray = ray
