@@ -208,12 +208,13 @@ def strategist_evolve(rows: dict[str, Row]) -> str:
 
 def strategist_control(rows: dict[str, Row]) -> str:
     """Paired differences between proposers."""
-    lines = [["residual minus", "against the seed", "against one playout a leaf", "seeds ahead"]]
-    names = dict.fromkeys(re.findall(r"^A1: residual minus (.+), against seed$", "\n".join(rows), re.MULTILINE))
-    for name in names:
-        pair = [rows[f"A1: residual minus {name}, against {other}"] for other in ("seed", "rollout")]
-        ahead = " / ".join(f"{row['seeds_ahead']} of {len(row['seeds'])}" for row in pair)
-        lines.append([name, *(f"{_with_interval(row)}, p {_p(row['p_value'])}" for row in pair), ahead])
+    lines = [["points a game", "minus", "against the seed", "against one playout a leaf", "seeds ahead"]]
+    for claim in rows:
+        if found := re.fullmatch(r"A1: (.+) minus (.+), against seed", claim):
+            pair = [rows[f"A1: {found[1]} minus {found[2]}, against {other}"] for other in ("seed", "rollout")]
+            ahead = " / ".join(f"{row['seeds_ahead']} of {len(row['seeds'])}" for row in pair)
+            shown = (f"{_with_interval(row)}, p {_p(row['p_value'])}" for row in pair)
+            lines.append([found[1], found[2], *shown, ahead])
     return _table(lines)
 
 
@@ -221,7 +222,7 @@ def strategist_rl(rows: dict[str, Row]) -> str:
     """Learners of a value, and the evolved skill against each."""
     lines = [["320 episodes, 2 seeds; points a game", "against one playout a leaf", "the evolved skill against it"]]
     for claim, row in rows.items():
-        if found := re.fullmatch(r"A1: residual skill against (.+)", claim):
+        if found := re.fullmatch(r"A1: evolved skill against (.+)", claim):
             lines.append([found[1].removesuffix(", 320 episodes"), _with_interval(rows[f"A1: {found[1]}, against rollout"]),
                           _with_interval(row)])  # fmt: skip
     return _table(lines)

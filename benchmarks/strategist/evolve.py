@@ -8,6 +8,7 @@ python -m benchmarks.strategist.evolve remedies   structure and recalibration in
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -27,13 +28,14 @@ GAME = make_game("gops", num_cards=6)
 PAIRS = 1000  # fresh game pairs for each comparison
 FRESH = 987654321  # seed of their deals
 SKILLS = Path(tempfile.gettempdir()) / "evolvent-strategist-skills.json"
+DEFAULT = "residual on ½ search + ½ outcome"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "residual": {"proposer": "residual"},
     "residual on ½ search + ½ outcome": {"proposer": "residual", "outcome_share": 0.5},
+    "residual": {"proposer": "residual", "outcome_share": 1.0},
     "uniform": {"proposer": "uniform"},
 }
 REMEDIES: dict[str, dict[str, Any]] = {
-    "residual with structure and recalibration": {"proposer": "residual", "calibrate": True},
+    "residual with structure and recalibration": {"proposer": "residual", "calibrate": True, "outcome_share": 0.5},
     "uniform with structure and recalibration": {"proposer": "uniform", "calibrate": True},
 }
 
@@ -86,19 +88,16 @@ def improve(variants: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, A
                 "ci95": [interval.low, interval.high], "n": PAIRS, "seeds": list(range(seeds)),
                 "per_seed": [float(m.mean()) for m in per_seed], "games": games[name],
             })  # fmt: skip
-        first = next(iter(found))
-        if name != first:
-            for opponent in ("seed", "rollout"):
-                test = paired_bootstrap(np.array(results[opponent]), np.array(found[first][opponent]))
-                wins = sum(
-                    bool(a.mean() >= b.mean()) for a, b in zip(found[first][opponent], results[opponent], strict=True)
-                )
-                rows.append({
-                    "claim": f"A1: {first} minus {name}, against {opponent}", "value": test.difference,
-                    "unit": "points a game", "comparator": name,
-                    "comparator_value": float(np.mean(results[opponent])), "ci95": [test.low, test.high],
-                    "p_value": test.p_value, "n": PAIRS, "seeds": list(range(seeds)), "seeds_ahead": wins,
-                })  # fmt: skip
+    for first, second in itertools.combinations(found, 2):
+        for opponent in ("seed", "rollout"):
+            ours, theirs = found[first][opponent], found[second][opponent]
+            test = paired_bootstrap(np.array(theirs), np.array(ours))
+            rows.append({
+                "claim": f"A1: {first} minus {second}, against {opponent}", "value": test.difference,
+                "unit": "points a game", "comparator": second, "comparator_value": float(np.mean(theirs)),
+                "ci95": [test.low, test.high], "p_value": test.p_value, "n": PAIRS, "seeds": list(range(seeds)),
+                "seeds_ahead": sum(bool(a.mean() >= b.mean()) for a, b in zip(ours, theirs, strict=True)),
+            })  # fmt: skip
     return rows
 
 
@@ -114,10 +113,10 @@ def reinforcement(seeds: int) -> list[dict[str, Any]]:
     rows = []
     for name, learner in learners.items():
         learnt = [learner(seed) for seed in range(seeds)]
-        skills = [evolved("residual", VARIANTS["residual"], seed)[0].evaluator(GAME) for seed in range(seeds)]
+        skills = [evolved(DEFAULT, VARIANTS[DEFAULT], seed)[0].evaluator(GAME) for seed in range(seeds)]
         for claim, pairs in (
             (f"A1: {name}, against rollout", [(v, Rollouts(1)) for v in learnt]),
-            (f"A1: residual skill against {name}", list(zip(skills, learnt, strict=True))),
+            (f"A1: evolved skill against {name}", list(zip(skills, learnt, strict=True))),
         ):
             per_seed = [margins(a, b) for a, b in pairs]
             interval = bootstrap_interval(np.array(per_seed))
@@ -138,7 +137,7 @@ def main() -> None:
     if asked.what == "rl":
         record("strategist", reinforcement(min(asked.seeds, 2)), command)
     elif asked.what == "remedies":
-        record("strategist", improve({"residual": VARIANTS["residual"], **REMEDIES}, asked.seeds), command)
+        record("strategist", improve(REMEDIES, asked.seeds), command)
     else:
         record("strategist", improve(VARIANTS, asked.seeds), command)
 

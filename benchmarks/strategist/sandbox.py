@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "methods" / "strate
 from attacks import HARMLESS, KERNEL, LANGUAGE
 
 GAME = make_game("gops", num_cards=6)
-ROUNDS, STATES = 7, 8192
+ROUNDS, STATES = 15, 4096
 
 
 def attacks() -> list[dict[str, Any]]:
@@ -67,7 +67,10 @@ def attacks() -> list[dict[str, Any]]:
 
 
 def speed() -> list[dict[str, Any]]:
-    """Evaluations a second of one worker, beside the same function by plain `exec` in this process, taken in turns."""
+    """Evaluations a second of one worker, beside the same function by plain `exec` in this process, taken in turns.
+
+    The best round of each counts: on a busy machine two processes that wait for each other measure the scheduler.
+    """
     source = HARMLESS["sorted match"]
     encoded = reachable_states(GAME, STATES)
     views = [GAME.view(row) for row in encoded]
@@ -83,12 +86,12 @@ def speed() -> list[dict[str, Any]]:
             started = time.perf_counter()
             worker.evaluate(views, 2)
             boxed.append(time.perf_counter() - started)
-    ours, theirs = (STATES / statistics.median(seconds) for seconds in (boxed, plain))
+    ours, theirs = (STATES / min(seconds) for seconds in (boxed, plain))
     return [
         {
             "claim": "speed: sandboxed evaluations of a code skill, one worker", "value": ours, "unit": "states/s",
             "comparator": "plain exec in this process, no protection", "comparator_value": theirs,
-            "ratio": ours / theirs, "best": STATES / min(boxed), "n": STATES,
+            "ratio": ours / theirs, "median_ratio": statistics.median(plain) / statistics.median(boxed), "n": STATES,
         }
     ]  # fmt: skip
 

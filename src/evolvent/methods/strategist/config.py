@@ -46,7 +46,7 @@ class StrategistConfig(BaseModel):
         rating_l2: λ of the ratings.
         feedback_states: key states in a prompt (paper: 6).
         feedback_games: games of self-play that each new skill leaves for reflection and regression.
-        outcome_share: of the regression target; the rest is what the search found.
+        outcome_share: of the regression target; the rest is what the search found (measured: ½ is better than 1).
         repair_attempts: prompts with the error for a skill that fails its checks (official code: 8).
         calibrate: refit the constants of a skill in closed form after an edit, kept only if self-play agrees.
         ridge_lambda: of that fit, on standardised features.
@@ -94,7 +94,7 @@ class StrategistConfig(BaseModel):
     # feedback
     feedback_states: int = Field(6, ge=1)
     feedback_games: int = Field(64, ge=1)
-    outcome_share: float = Field(1.0, ge=0, le=1)
+    outcome_share: float = Field(0.5, ge=0, le=1)
     # skills
     repair_attempts: int = Field(3, ge=0)
     calibrate: bool = True
