@@ -223,8 +223,8 @@ def strategist_rl(rows: dict[str, Row]) -> str:
     lines = [["320 episodes, 2 seeds; points a game", "against one playout a leaf", "the evolved skill against it"]]
     for claim, row in rows.items():
         if found := re.fullmatch(r"A1: evolved skill against (.+)", claim):
-            lines.append([found[1].removesuffix(", 320 episodes"), _with_interval(rows[f"A1: {found[1]}, against rollout"]),
-                          _with_interval(row)])  # fmt: skip
+            alone = rows[f"A1: {found[1]}, against rollout"]
+            lines.append([found[1].removesuffix(", 320 episodes"), _with_interval(alone), _with_interval(row)])
     return _table(lines)
 
 
