@@ -157,8 +157,8 @@ def strategist_exploitability(rows: dict[str, Row]) -> str:
     cells = (("duct", 100, 4), ("duct", 1000, 4), ("rm", 1000, 4), ("duct", 100, 5), ("duct", 300, 5), ("rm", 300, 5))
     lines = [["points a game", *(f"{cards} cards, {budget}, {kind}" for kind, budget, cards in cells)]]
     for name in ("score only", "playouts", "ridge", "evolved"):
-        found = [rows[f"A3: {name}, {kind}, {budget} simulations, {cards} cards"] for kind, budget, cards in cells]
-        lines.append([name, *(f"{row['value']:.2f}" for row in found)])
+        found = [rows.get(f"A3: {name}, {kind}, {budget} simulations, {cards} cards") for kind, budget, cards in cells]
+        lines.append([name, *(f"{row['value']:.2f}" if row else "" for row in found)])
     return _table(lines)
 
 

@@ -2,17 +2,19 @@
 
 python -m benchmarks.strategist.guidance search          A2, GOPS-6, heuristics against one playout a leaf
 python -m benchmarks.strategist.guidance exploitability  A3, exact, 4 and 5 cards
+python -m benchmarks.strategist.guidance exploitability-evolved  A3 for a skill of A1, 4 cards
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks.results_file import record
-from benchmarks.strategist.evolve import VARIANTS, evolved
+from benchmarks.strategist.evolve import DEFAULT, VARIANTS, evolved
 from evolvent.evaluation.significance import bootstrap_interval, paired_bootstrap
 from evolvent.methods.strategist.exploitability import exploitability
 from evolvent.methods.strategist.games.gops import Gops
@@ -26,6 +28,9 @@ HEURISTICS = {
     "hand-sum share": {"score_difference": 1.0, "remaining_by_hand_share": 1.0},
     "score only": {"score_difference": 1.0},
 }
+Cell = tuple[int, int, Selection, Move]  # cards, simulations, how actions are chosen in the tree and played
+FOUR_CARDS: tuple[Cell, ...] = ((4, 100, "duct", "sample"), (4, 1000, "duct", "sample"), (4, 1000, "rm", "average"))
+FIVE_CARDS: tuple[Cell, ...] = ((5, 100, "duct", "sample"), (5, 300, "duct", "sample"), (5, 300, "rm", "average"))
 GAMES = {16: 2000, 32: 2000, 100: 2000, 400: 600}
 
 
@@ -76,16 +81,24 @@ def exact() -> list[dict[str, Any]]:
         "score only": program(SIX, HEURISTICS["score only"]),
         "playouts": Rollouts(1),
         "ridge": fitted(),
-        "evolved": evolved("residual", VARIANTS["residual"], 0)[0].evaluator(SIX),
     }
-    cells: tuple[tuple[int, int, Selection, Move], ...] = (
-        (4, 100, "duct", "sample"),
-        (4, 1000, "duct", "sample"),
-        (4, 1000, "rm", "average"),
-        (5, 100, "duct", "sample"),
-        (5, 300, "duct", "sample"),
-        (5, 300, "rm", "average"),
-    )
+    rows = measured(leaves, (*FOUR_CARDS, *FIVE_CARDS))
+    random = [exploitability(Gops(cards), Seat(None)).value for cards in (4, 5)]
+    rows += [
+        {"claim": f"A3: random play, {cards} cards", "value": value, "unit": "points a game", "n": 1}
+        for cards, value in zip((4, 5), random, strict=True)
+    ]
+    return rows
+
+
+def exact_evolved() -> list[dict[str, Any]]:
+    """The same for the skill that the default run of A1 with seed 0 ends with, at 4 cards."""
+    skill, _ = evolved(DEFAULT, VARIANTS[DEFAULT], 0)
+    return measured({"evolved": skill.evaluator(SIX)}, FOUR_CARDS)
+
+
+def measured(leaves: dict[str, Evaluator], cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """A row for each leaf in each cell."""
     rows: list[dict[str, Any]] = []
     for cards, budget, selection, move in cells:
         for name, leaf in leaves.items():
@@ -98,15 +111,10 @@ def exact() -> list[dict[str, Any]]:
                 value = duct["value"]
                 told |= {"comparator": "the same with duct", "comparator_value": value, "ratio": told["value"] / value}
             rows.append(told)
-    random = [exploitability(Gops(cards), Seat(None)).value for cards in (4, 5)]
-    rows += [
-        {"claim": f"A3: random play, {cards} cards", "value": value, "unit": "points a game", "n": 1}
-        for cards, value in zip((4, 5), random, strict=True)
-    ]
     return rows
 
 
-PARTS = {"search": search, "exploitability": exact}
+PARTS = {"search": search, "exploitability": exact, "exploitability-evolved": exact_evolved}
 
 
 def main() -> None:
