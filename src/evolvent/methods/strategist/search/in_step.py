@@ -87,10 +87,14 @@ class AvalonSearcher:
             for r, cumulative in zip(requests, running, strict=True)
         ]
 
+    def belief(self, game: int) -> Belief:
+        """The public evidence of a match; talk is told to it."""
+        if game not in self.beliefs:
+            self.beliefs[game] = Belief(self.game.role_set, self.tables)
+        return self.beliefs[game]
+
     def _posterior(self, request: Request) -> NDArray[np.float64]:
-        belief = self.beliefs.get(request.game)
-        if belief is None:
-            belief = self.beliefs[request.game] = Belief(self.game.role_set, self.tables)
+        belief = self.belief(request.game)
         belief.observe(request.state.history)
         return belief.posterior(self.game.info(request.state, request.player))
 
