@@ -28,7 +28,7 @@
     seen.evil.forEach((chance, player) => {
       made("span", `player ${player}`, at("bars"));
       const meter = made("meter", "", at("bars"));
-      meter.value = chance;
+      Object.assign(meter, { min: 0, max: 1, low: 0.34, high: 0.67, optimum: 0, value: chance });
       meter.setAttribute("aria-label", `player ${player}`);
       made("span", `${Math.round(100 * chance)} %`, at("bars"));
     });
