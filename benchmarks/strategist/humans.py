@@ -7,11 +7,8 @@ python -m benchmarks.strategist.humans
 
 from __future__ import annotations
 
-import gzip
-import tempfile
 from collections.abc import Sequence
 from math import comb
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +21,6 @@ from evolvent.methods.strategist.games.avalon_rules import FIRST_EVIL
 
 LOGS = ROOT.parent / "shared" / "data" / "strategist" / "avalon_human_games.jsonl.gz"
 TESTED = 1500
-
-
-def human_games(logs: Path = LOGS) -> list[GameRecord]:
-    """All games, in the order of their dates."""
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "games.jsonl"
-        plain.write_bytes(gzip.decompress(logs.read_bytes()))
-        return list(read_logs(plain))
 
 
 def only_fails(tables: BeliefTables) -> BeliefTables:
@@ -95,7 +84,7 @@ def rows_of(games: Sequence[GameRecord]) -> list[dict[str, Any]]:
 def main() -> None:
     if not LOGS.is_file():
         raise SystemExit(f"{LOGS} is not there: fetch the logs of avalonlogs first (docs/strategist.md)")
-    record("strategist", rows_of(human_games()), "python -m benchmarks.strategist.humans")
+    record("strategist", rows_of(list(read_logs(LOGS))), "python -m benchmarks.strategist.humans")
 
 
 if __name__ == "__main__":

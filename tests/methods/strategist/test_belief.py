@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from itertools import combinations
@@ -191,9 +192,14 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
 def test_games_of_self_play_survive_a_log(tmp_path):
     finals = play(GAME, [Seat(None)], np.zeros((10, 5), int), pair_seeds(1, 10)).finals
     records = [record_of(final) for final in finals]
-    path = tmp_path / "games.jsonl"
-    path.write_text("".join(json.dumps(log_line(record)) + "\n" for record in records))
-    assert list(read_logs(path)) == records
+    text = "".join(json.dumps(log_line(record)) + "\n" for record in records)
+    plain, packed, wrong = (tmp_path / name for name in ("games.jsonl", "games.jsonl.gz", "wrong.gz"))
+    plain.write_text(text)
+    packed.write_bytes(gzip.compress(text.encode()))
+    wrong.write_text(text)
+    assert list(read_logs(plain)) == list(read_logs(packed)) == records
+    with pytest.raises(DataError, match="not a gzipped file"):
+        list(read_logs(wrong))
 
 
 @pytest.mark.parametrize(
