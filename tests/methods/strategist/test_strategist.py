@@ -250,7 +250,7 @@ def test_the_published_searches_choose_their_parents(tmp_path, improvement):
 
 
 def test_settings_that_contradict_each_other_are_refused(tmp_path):
-    for wrong in ({"skill_kind": "code"}, {"anchors": ()}, {"seed": -1}):
+    for wrong in ({"skill_kind": "code"}, {"skill_kind": "program", "proposer": "llm"}, {"anchors": ()}, {"seed": -1}):
         with pytest.raises(ValueError):
             small(tmp_path, **wrong)
     with pytest.raises(ConfigError, match="needs a model"):
@@ -280,3 +280,16 @@ def test_a_loaded_agent_is_the_skill_that_was_learnt(calm):
     assert agent.file.skill == result.best.to_json()
     assert agent.file.lineage[0]["id"] == "s0"
     assert seed_program(agent.game).to_json()["terms"][0]["feature"] == "score_difference"
+
+
+def test_with_auto_a_model_is_probed_and_what_it_cannot_do_falls_back_by_name(tmp_path):
+    class Talker(ScriptedModel):
+        def _answer(self, prompt):
+            return "What a lovely game."
+
+    method, result = learnt(tmp_path / "run", Talker(), proposer="auto", evolutions=1)
+    assert (method.probe.code, method.probe.ideas) == (0, 0.0)
+    assert len(method.probe.code_errors) == 8
+    assert result.proposer == "residual (no LLM)"
+    assert method.probe.summary() in result.report_path.read_text()
+    assert not [n for n in method.memory.tree.nodes.values() if n.proposer.startswith("llm")]

@@ -117,6 +117,8 @@ class StrategistConfig(BaseModel):
     def _agrees(self) -> Self:
         if self.skill_kind == "code" and self.proposer in ("residual", "uniform", "choice"):
             raise ValueError(f'proposer="{self.proposer}" edits programs; code is written by proposer="llm"')
+        if self.skill_kind == "program" and self.proposer == "llm":
+            raise ValueError('proposer="llm" writes code: leave skill_kind out, or set it to "code"')
         if not self.anchors:
             raise ValueError("anchors: at least one opponent that stays is needed")
         return self

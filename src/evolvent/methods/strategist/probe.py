@@ -154,8 +154,7 @@ def _choice(model: LanguageModel, game: Game, args: StrategistConfig) -> float:
         play_pairs(game, Seat(seed.apply(edit).evaluator(game), args.search), base, GAIN_PAIRS, 7).mean()
         for edit in edits
     ]
-    found = float(spearmanr(scores, gains).statistic)
-    return found if np.isfinite(found) else 0.0
+    return float(spearmanr(scores, gains).statistic) if np.ptp(scores) and np.ptp(gains) else 0.0
 
 
 def _listener(writer: Writer) -> tuple[float, float]:

@@ -36,14 +36,14 @@ from evolvent.methods.strategist.probe import Probe
 from evolvent.methods.strategist.proposers import Draft, Proposer, Replay
 from evolvent.methods.strategist.proposers.choosing import choose_proposer
 from evolvent.methods.strategist.proposers.journal import Journal
-from evolvent.methods.strategist.proposers.llm import Budget
+from evolvent.methods.strategist.proposers.llm import Budget, LLMProposer
 from evolvent.methods.strategist.ratings import Match, Ratings
 from evolvent.methods.strategist.report import build_metrics, build_report
 from evolvent.methods.strategist.rounds import Memory
 from evolvent.methods.strategist.sandbox.language import SkillError, edit_share
 from evolvent.methods.strategist.sandbox.workers import FORBIDDEN
 from evolvent.methods.strategist.skills import CodeSkill, ProgramSkill, Skill
-from evolvent.methods.strategist.tournament import Player, Tournament, seat_of, self_play
+from evolvent.methods.strategist.tournament import EVALUATORS, Player, Tournament, seat_of, self_play
 from evolvent.methods.strategist.tree import Node
 from evolvent.models.protocol import LanguageModel
 from evolvent.runs.folder import Run, ShardedJsonl
@@ -135,7 +135,7 @@ class Strategist:
         opened = Run.open(
             args.output_dir, method="strategist", config=args, resume=resume, on_config_change=args.on_config_change
         )
-        with opened as self.folder, make_executor(args.executor, args.workers) as self.executor:
+        with opened as self.folder, make_executor(args.executor, args.workers) as self.executor, EVALUATORS:
             self.choose()
             self.seeds()
             for number in range(1, args.evolutions + 1):
@@ -405,7 +405,9 @@ class Strategist:
         self.folder.stage(name, inputs, compute, load=lambda folder: self.memory.load(folder, self.budget))
 
     def _journal(self, folder: Path) -> Journal:
-        """Answers of the model that were given before a kill are given again."""
+        """Answers of the model that were given before a kill are given again, and the tree's skills are known to it."""
+        if isinstance(self.proposer, LLMProposer):
+            self.proposer.remember(n.skill for n in self.memory.tree.nodes.values())
         return Journal(self.proposer, ShardedJsonl(folder / "calls.jsonl"))
 
     def _random(self, number: int, purpose: int) -> np.random.Generator:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,12 @@ class _Evaluators:
                 _close(self.known.pop(next(iter(self.known))))
             self.known[key] = evaluator_of(game, skill, limits)
         return self.known[key]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.drop()
 
     def drop(self) -> None:
         while self.known:

@@ -48,6 +48,8 @@ def choose_proposer(
         load=lambda stage: Probe.from_json(json.loads((stage / "probe.json").read_text())),
     )
     kind = probe.unlocks
+    if kind == "llm" and args.skill_kind == "program":
+        kind = "choice" if probe.chooses else "residual"
     if kind == "residual" and args.skill_kind == "code":
         raise ConfigError(f"{loaded.name} cannot write skills: {probe.summary()}\nForce it with proposer: llm")
     if kind == "residual":

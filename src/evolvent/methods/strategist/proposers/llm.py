@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from evolvent.methods.strategist.proposers.prompting import (
     parse_ideas,
     render,
 )
-from evolvent.methods.strategist.sandbox.language import SkillError
+from evolvent.methods.strategist.sandbox.language import SkillError, check_source
 from evolvent.methods.strategist.skills import CodeSkill, Skill
 from evolvent.methods.strategist.skills.code import check_code
 from evolvent.methods.strategist.tree import Node
@@ -93,6 +93,10 @@ class LLMProposer:
         self.name = f"llm ({model.name})"
         self.writer, self.args = Writer(model, args, budget), args
         self.shapes: set[str] = set()
+
+    def remember(self, skills: Iterable[Skill | None]) -> None:
+        """Skills that exist, which no new one may repeat."""
+        self.shapes = {check_source(skill.source).shape for skill in skills if isinstance(skill, CodeSkill)}
 
     def seeds(self, game: Game, count: int, random: np.random.Generator) -> list[Skill]:
         """Thought, then code; seeds that fail their checks are repaired or left out.
