@@ -76,16 +76,18 @@ def labels(rows: dict[str, Row]) -> str:
 
 def attempts(rows: dict[str, Row]) -> str:
     """What each change of the recipe does."""
-    lines = [["change", "corpus, seeds", "selected labels right", "SemiEvol", "against the recipe above"]]
+    lines = [["change", "corpus, seeds", "selected right", "SemiEvol", "the recipe", "over SFT, as many steps"]]
     for claim, row in rows.items():
         if claim.startswith("attempt: "):
+            low, high = row["gain_ci95"]
             lines.append(
                 [
                     row["what"],
                     f"{row['corpus']}, {', '.join(map(str, row['seeds']))}",
                     f"{row['selected']:.1f}",
                     f"{row['value']:.1f}",
-                    f"{row['value'] - row['comparator_value']:+.1f}",
+                    f"{row['comparator_value']:.1f}",
+                    f"{row['gain']:+.1f} [{low:+.1f}, {high:+.1f}], p {_p(row['p_value'])}",
                 ]
             )
     return _table(lines)
@@ -96,7 +98,7 @@ def speed(rows: dict[str, Row]) -> str:
     lines = [["", "against", "ratio"]]
     for row in rows.values():
         if "ratio" in row:
-            lines.append([row["claim"], row["comparator"], f"{row['ratio']:.2f}×"])
+            lines.append([row["claim"].partition(", against ")[0], row["comparator"], f"{row['ratio']:.2f}×"])
     return _table(lines)
 
 

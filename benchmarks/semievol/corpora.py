@@ -20,6 +20,11 @@ def bbc(seed: int) -> Splits:
     return bbc_news(labeled=20, unlabeled=800, test=400, seed=seed)
 
 
+def bbc600(seed: int) -> Splits:
+    """The demo's rows: 600 raw ones."""
+    return bbc_news(labeled=20, unlabeled=600, test=400, seed=seed)
+
+
 def fpb(seed: int, labels: int = 32) -> Splits:
     """Financial PhraseBank: `labels` rows of the labelled file, drawn with its class shares; all raw and test rows."""
     task = ChoiceTask(style="words", template="Sentence: {{ question }}\nSentiment:", strip_prefix=FPB_INSTRUCTION)
@@ -43,4 +48,4 @@ def stratified(rows: list[Question], count: int, seed: int) -> list[Question]:
     return [q for a in sorted(groups) for q in groups[a][: take[a]]]
 
 
-CORPORA = {"bbc": bbc, "fpb": fpb}
+CORPORA = {"bbc": bbc, "bbc600": bbc600, "fpb": fpb}

@@ -1,8 +1,8 @@
-"""Does SemiEvol beat fine-tuning on the labels alone, with the same compute? Two corpora, five seeds each.
+"""Does SemiEvol beat fine-tuning on the labels alone, with the same compute? On two corpora, and as in the demo.
 
 python -m benchmarks.semievol.quality run bbc 0 1 2 3 4 --runs FOLDER     (resumes; one process a core is best)
 python -m benchmarks.semievol.quality run bbc 0 1 --set theta=1.0 --runs FOLDER    (another recipe, from the same votes)
-python -m benchmarks.semievol.quality record bbc fpb --runs FOLDER        (writes benchmarks/results/semievol.json)
+python -m benchmarks.semievol.quality record --runs FOLDER                (writes benchmarks/results/semievol.json)
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from evolvent import SemiEvol, SemiEvolConfig
 from evolvent.evaluation.evaluate import Evaluation
 from evolvent.evaluation.significance import bootstrap_interval, paired_bootstrap
 
-RECIPE = {"peft": "top_layers"}  # chosen by the warm-up of seed 0, see docs/semievol.md
+RECIPE: dict[str, Any] = {"peft": "top_layers"}  # chosen by the warm-up of seed 0, see docs/semievol.md
+RECIPES = {"bbc": RECIPE, "bbc600": {**RECIPE, "n_configs": 3}, "fpb": RECIPE}  # bbc600 is the demo's
 BASELINES = ("zero-shot", "few-shot", "sft", "sft-same-compute")
 
 
@@ -31,8 +32,9 @@ def run(corpus: str, seeds: list[int], runs: Path, changes: dict[str, Any]) -> N
         splits = CORPORA[corpus](seed)
         name = "-".join([corpus, str(seed), *(f"{k}={v}" for k, v in changes.items())])
         if changes and not (runs / name).exists():
-            shutil.copytree(runs / f"{corpus}-{seed}", runs / name)  # stages that do not change are not repeated
-        settings = {**RECIPE, **changes, "on_config_change": "rerun"}
+            unfinished = shutil.ignore_patterns("metrics.json")  # stages that do not change are not repeated
+            shutil.copytree(runs / f"{corpus}-{seed}", runs / name, ignore=unfinished)
+        settings = {**RECIPES[corpus], **changes, "on_config_change": "rerun"}
         args = SemiEvolConfig(output_dir=runs / name, seed=seed, **settings)
         method = SemiEvol(
             "embedded", splits.labeled, splits.unlabeled, task=splits.task, eval_dataset=splits.test, args=args
@@ -67,7 +69,7 @@ def results(corpus: str, runs: Path) -> list[dict[str, Any]]:
                 "p_value": test.p_value,
                 "n": correct[name].shape[1],
                 "seeds": seeds,
-                "per_seed": [round(100 * x, 2) for x in (correct["semievol"] - correct[name]).mean(1)],
+                "per_seed": [round(float(100 * x), 2) for x in (correct["semievol"] - correct[name]).mean(1)],
             }
         )
     interval = bootstrap_interval(correct["semievol"])
@@ -79,7 +81,7 @@ def results(corpus: str, runs: Path) -> list[dict[str, Any]]:
             "ci95": [100 * interval.low, 100 * interval.high],
             "n": correct["semievol"].shape[1],
             "seeds": seeds,
-            "per_seed": [round(100 * x, 2) for x in correct["semievol"].mean(1)],
+            "per_seed": [round(float(100 * x), 2) for x in correct["semievol"].mean(1)],
         }
     )
     gaps = [100 * (m["pseudo_accuracy/selected"] - m["pseudo_accuracy/all"]) for m in metrics]
@@ -121,6 +123,8 @@ def attempts(corpus: str, runs: Path) -> list[dict[str, Any]]:
             continue
         seeds = [int(p.parent.name.split("-")[1]) for p in folders]
         tried = [json.loads(p.read_text()) for p in folders]
+        pair = [[_evaluation(p.parent, name).correct for p in folders] for name in ("sft-same-compute", "semievol")]
+        test = paired_bootstrap(*(np.array(correct, dtype=float) for correct in pair))
         taken = [json.loads((runs / f"{corpus}-{seed}" / "metrics.json").read_text()) for seed in seeds]
         rows.append(
             {
@@ -131,6 +135,9 @@ def attempts(corpus: str, runs: Path) -> list[dict[str, Any]]:
                 "unit": "%",
                 "comparator": "the recipe, same seeds",
                 "comparator_value": 100 * float(np.mean([m["accuracy/test/semievol"] for m in taken])),
+                "gain": 100 * test.difference,
+                "gain_ci95": [100 * test.low, 100 * test.high],
+                "p_value": test.p_value,
                 "selected": 100 * float(np.mean([m["pseudo_accuracy/selected"] for m in tried])),
                 "seeds": seeds,
                 "per_seed": [round(100 * m["accuracy/test/semievol"], 2) for m in tried],
@@ -140,13 +147,13 @@ def attempts(corpus: str, runs: Path) -> list[dict[str, Any]]:
 
 
 def _evaluation(folder: Path, name: str) -> Evaluation:
-    return Evaluation.load(next(folder.glob(f"stages/*-test-{name}")) / "evaluation.json")
+    return Evaluation.load(max(folder.glob(f"stages/*-test-{name}")) / "evaluation.json")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "record"])
-    parser.add_argument("corpora", nargs="+", help="corpora; for run one of them, then seeds")
+    parser.add_argument("corpora", nargs="*", help="for run: a corpus, then seeds; for record: corpora, default all")
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other settings, for ablations")
     given = parser.parse_args()
@@ -155,9 +162,9 @@ def main() -> None:
         changes = {k: yaml.safe_load(v) for k, v in (pair.split("=", 1) for pair in given.set)}
         run(corpus, [int(s) for s in seeds], given.runs, changes)
     else:
-        rows = [row for corpus in given.corpora for row in results(corpus, given.runs)]
-        rows += [row for corpus in given.corpora for row in attempts(corpus, given.runs)]
-        record("semievol", rows, "python -m benchmarks.semievol.quality run CORPUS 0 1 2 3 4, then record bbc fpb")
+        corpora = given.corpora or CORPORA
+        rows = [row for of in (results, attempts) for corpus in corpora for row in of(corpus, given.runs)]
+        record("semievol", rows, "python -m benchmarks.semievol.quality run CORPUS 0 1 2 3 4, then record")
 
 
 if __name__ == "__main__":

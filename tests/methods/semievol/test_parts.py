@@ -371,6 +371,12 @@ def test_a_worse_model_is_rolled_back_and_noise_is_not():
     almost = right.copy()
     almost[0] = False
     assert accept_or_roll_back(right, almost, held_out=True).accepted
+    few = right.copy()
+    few[:3] = False
+    assert not accept_or_roll_back(right, few, held_out=True).accepted
+    assert accept_or_roll_back(right, few, held_out=False).accepted, "the warm model learnt these rows by heart"
+    few[:6] = False
+    assert not accept_or_roll_back(right, few, held_out=False).accepted
     assert accept_or_roll_back(wrong, right, held_out=False).accepted
     assert accept_or_roll_back(right[:0], right[:0], held_out=False).accepted
 

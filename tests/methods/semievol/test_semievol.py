@@ -197,6 +197,16 @@ def test_labelling_stops_before_training_on_pseudo_labels(tiny_folder, corpus, t
     assert made(tiny_folder, corpus, task, args).run().selected == kept
 
 
+def test_four_voters_who_ask_alike_are_computed_once_and_agree(tiny_folder, corpus, task, settings):
+    official = SemiEvolConfig.reference(".").voters(lists_options=False)
+    args = settings(configs=official, n_configs=4, judge="none", few_shot_baseline=False)
+    method = made(tiny_folder, corpus, task, args)
+    assert method.label()
+    assert [p.name for p in args.output_dir.glob("stages/*-collaborate-*")] == ["03-collaborate-1-sample-0"]
+    assert len(method.responses) == 4
+    assert all(c.agreed for c in method.consensuses)
+
+
 def test_rounds_label_with_the_evolved_model_and_stop_when_nothing_changes(tiny_folder, corpus, task, settings):
     args = settings(rounds=6, theta=1.0, min_steps=40, evolve_epochs=6.0)
     result = made(tiny_folder, corpus, task, args).run()

@@ -167,6 +167,12 @@ def ask(
     return [_from_texts(task, q, c, cut) for q, c, cut in zip(questions, completions, cuts, strict=True)]
 
 
+def same_prompts(voters: Sequence[InferenceConfiguration]) -> dict[str, str]:
+    """Voter -> the first voter that asks with the same prompts; where votes are exact, both say the same."""
+    first: dict[InferenceConfiguration, str] = {}
+    return {v.name: first.setdefault(v.model_copy(update={"name": "", "temperature": 1.0}), v.name) for v in voters}
+
+
 def prefix_order(nearest: Sequence[Sequence[int]], configuration: InferenceConfiguration) -> list[int]:
     """Row numbers, ordered so that rows behind the same demonstrations go together and share their computation."""
     first, count = configuration.demonstrations_from, configuration.demonstrations

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from evolvent.data.records import Question
 from evolvent.data.tasks import Task
+from evolvent.evaluation.significance import mcnemar_exact
 from evolvent.methods.semievol.collaboration import Consensus
 from evolvent.methods.semievol.config import SemiEvolConfig
 from evolvent.methods.semievol.propagation import supervised_examples, training_settings
 from evolvent.training.config import FineTuneConfig
 from evolvent.training.examples import TrainingExample
 
+COLLAPSE = 0.05  # level of the test on rows that were trained on
 NEGLIGIBLE = 0.02  # probability under which a soft target is not worth a row
 
 
@@ -66,23 +68,29 @@ class Verdict:
 def accept_or_roll_back(
     warm_correct: NDArray[np.bool_], evolved_correct: NDArray[np.bool_], *, held_out: bool
 ) -> Verdict:
-    """Keep the evolved model unless it is worse than the warm one by more than one standard error.
+    """Keep the evolved model unless it is worse than the warm one on labelled rows.
+
+    On held-out rows, worse by more than one standard error (the specified rule). Rows that both were trained on favour
+    the warm model, which saw nothing else; there only a collapse counts, by an exact McNemar test at 5 %.
 
     Args:
         warm_correct: whether the warmed-up model is right, for each labelled row that is looked at.
         evolved_correct: the same for the evolved model.
-        held_out: whether these rows were kept out of training; if not, only a collapse can be seen.
+        held_out: whether these rows were kept out of training.
     """
     rows = len(warm_correct)
     if rows == 0:
         return Verdict(True, "accepted: no labelled rows to test on")
     warm, evolved = float(warm_correct.mean()), float(evolved_correct.mean())
-    difference = evolved_correct.astype(float) - warm_correct.astype(float)
-    error = float(difference.std(ddof=1) / math.sqrt(rows)) if rows > 1 else 0.0
     where = f"{rows} held-out labelled rows" if held_out else f"the {rows} labelled rows themselves"
     said = f"{evolved:.1%} after against {warm:.1%} before, on {where}"
-    if evolved - warm < -error - 1e-12:
-        return Verdict(False, f"rolled back: {said}, worse by more than one standard error ({error:.1%})")
+    if held_out:
+        difference = evolved_correct.astype(float) - warm_correct.astype(float)
+        error = float(difference.std(ddof=1) / math.sqrt(rows)) if rows > 1 else 0.0
+        if evolved - warm < -error - 1e-12:
+            return Verdict(False, f"rolled back: {said}, worse by more than one standard error ({error:.1%})")
+    elif evolved < warm and (p_value := mcnemar_exact(warm_correct, evolved_correct)) < COLLAPSE:
+        return Verdict(False, f"rolled back: {said}, a collapse (p = {p_value:.2g})")
     return Verdict(True, f"accepted: {said}")
 
 

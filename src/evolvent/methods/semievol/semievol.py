@@ -23,7 +23,7 @@ from evolvent.errors import ConfigError, DataError, NothingSelectedError
 from evolvent.evaluation.evaluate import Evaluation, evaluate
 from evolvent.evaluation.guarantee import CertifiedThreshold, certified_threshold
 from evolvent.methods.semievol import pool as pool_table
-from evolvent.methods.semievol.collaboration import Consensus, Response, ask, merge, prefix_order
+from evolvent.methods.semievol.collaboration import Consensus, Response, ask, merge, prefix_order, same_prompts
 from evolvent.methods.semievol.config import InferenceConfiguration, SemiEvolConfig
 from evolvent.methods.semievol.evolution import (
     Verdict,
@@ -51,6 +51,7 @@ from evolvent.methods.semievol.report import build_metrics, build_report
 from evolvent.methods.semievol.selection import Confidence, Selection, select, uncertainty
 from evolvent.methods.semievol.storage import Stages
 from evolvent.models.protocol import LanguageModel
+from evolvent.models.resolve import ENDPOINT_PREFIX
 from evolvent.runs.lineage import Lineage
 
 logger = logging.getLogger(__name__)
@@ -463,8 +464,13 @@ class SemiEvol:
         """The voters' responses to `rows`, in shards that a killed run does not repeat."""
         position = {q.id: i for i, q in enumerate(getattr(self, data))}
         nearest = [self.nearest[data][position[q.id]] for q in rows]
-        answered = {}
+        answered: dict[str, list[Response]] = {}
+        first = same_prompts(voters)
         for voter in voters:
+            exact = self.task.kind == "choice" and not (voter.model or model).startswith(ENDPOINT_PREFIX)
+            if exact and first[voter.name] in answered:
+                answered[voter.name] = answered[first[voter.name]]
+                continue
             order = prefix_order(nearest, voter)
 
             def respond(
