@@ -243,12 +243,80 @@ def _with_interval(row: Row) -> str:
     return f"{row['value']:+.2f} [{row['ci95'][0]:+.2f}, {row['ci95'][1]:+.2f}]"
 
 
+LAW_QUESTIONS = {
+    "forget known by prompt": "forget",
+    "forget known by paraphrase": "paraphrases",
+    "forget known by chat": "chat",
+    "same-relation known by prompt": "same relation",
+    "same-relation known by chat": "same relation, chat",
+    "same-subject known by prompt": "same subject",
+    "other known by prompt": "other",
+}
+LAW_VARIANTS = ("before", "LAW", "ascent", "difference", "NPO", "refusal")
+
+
+def law(rows: dict[str, Row]) -> str:
+    """Known facts of every variant with 95 % intervals, seeds pooled."""
+    lines = [["known, %", *LAW_QUESTIONS.values(), "perplexity"]]
+    for variant in LAW_VARIANTS:
+        line = [f"**{variant}**" if variant == "LAW" else variant]
+        for question in LAW_QUESTIONS:
+            row = rows.get(f"96 facts: {question}, {variant}")
+            line.append(f"{row['value']:.1f} [{row['ci95'][0]:.1f}, {row['ci95'][1]:.1f}]" if row else "")
+        ratio = rows.get(f"96 facts: perplexity over the original's, {variant}")
+        if ratio:
+            lines.append([*line, f"×{ratio['value']:.3f}"])
+    return _table(lines)
+
+
+def law_audit(rows: dict[str, Row]) -> str:
+    """What attacks brought back."""
+    names = (
+        "forget known after a 4-bit round trip",
+        "the other half known after relearning half of the facts",
+        "the taught half known after relearning",
+        "membership AUROC before",
+        "membership AUROC after",
+    )
+    lines = [["attack", "mean over seeds", "each seed"]]
+    for name in names:
+        row = rows[f"96 facts: {name}"]
+        lines.append([name, f"{row['value']:.3g} {row['unit']}".strip(), ", ".join(f"{v:.3g}" for v in row["each"])])
+    return _table(lines)
+
+
+def law_attempts(rows: dict[str, Row]) -> str:
+    """The same facts under other settings."""
+    groups = ("forget", "paraphrases", "chat", "same-relation", "same-subject", "other")
+    lines = [["known, %", *groups, "perplexity"]]
+    for claim, row in rows.items():
+        if claim.startswith("attempt: "):
+            lines.append(
+                [row["what"], *(f"{row[g]:.1f}" if g in row else "" for g in groups), f"×{row['perplexity']:.3f}"]
+            )
+    return _table(lines)
+
+
+def law_speed(rows: dict[str, Row]) -> str:
+    """Ratios to named comparators."""
+    lines = [["", "measured", "against", "that is", "ratio"]]
+    for claim, row in rows.items():
+        if claim.startswith(("speed: ", "memory: ")):
+            value, other = (f"{row[key]:.3g} {row['unit']}" for key in ("value", "comparator_value"))
+            lines.append([claim.partition(": ")[2], value, row["comparator"], other, f"{row['ratio']:.3g}×"])
+    return _table(lines)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "quality": ("semievol", quality),
     "demo": ("semievol", demo),
     "labels": ("semievol", labels),
     "attempts": ("semievol", attempts),
     "speed": ("semievol", speed),
+    "law": ("law", law),
+    "law-audit": ("law", law_audit),
+    "law-attempts": ("law", law_attempts),
+    "law-speed": ("law", law_speed),
     "atlas-search": ("atlas", atlas_search),
     "atlas-recommend": ("atlas", atlas_recommend),
     "atlas-speed": ("atlas", atlas_speed),

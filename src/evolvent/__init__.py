@@ -27,6 +27,11 @@ _HOMES = {
     "SemiEvol": "evolvent.methods.semievol.semievol",
     "SemiEvolConfig": "evolvent.methods.semievol.config",
     "SemiEvolResult": "evolvent.methods.semievol.semievol",
+    "Law": "evolvent.methods.law.law",
+    "LawConfig": "evolvent.methods.law.config",
+    "LawResult": "evolvent.methods.law.law",
+    "Fact": "evolvent.data.records",
+    "read_facts": "evolvent.data.facts",
     "Atlas": "evolvent.methods.atlas.atlas",
     "AtlasConfig": "evolvent.methods.atlas.config",
     "Strategist": "evolvent.methods.strategist.strategist",
@@ -45,7 +50,9 @@ __all__ = [*sorted(_HOMES), *sorted(_MODULES)]
 if TYPE_CHECKING:
     from evolvent import errors as errors
     from evolvent.data import samples as samples
+    from evolvent.data.facts import read_facts as read_facts
     from evolvent.data.readers import read_questions as read_questions
+    from evolvent.data.records import Fact as Fact
     from evolvent.data.records import Passage as Passage
     from evolvent.data.records import Question as Question
     from evolvent.data.tasks import ChoiceTask as ChoiceTask
@@ -58,6 +65,9 @@ if TYPE_CHECKING:
     from evolvent.methods.atlas.budget import Budget as Budget
     from evolvent.methods.atlas.config import AtlasConfig as AtlasConfig
     from evolvent.methods.atlas.entry import Entry as Entry
+    from evolvent.methods.law.config import LawConfig as LawConfig
+    from evolvent.methods.law.law import Law as Law
+    from evolvent.methods.law.law import LawResult as LawResult
     from evolvent.methods.semievol.config import SemiEvolConfig as SemiEvolConfig
     from evolvent.methods.semievol.semievol import SemiEvol as SemiEvol
     from evolvent.methods.semievol.semievol import SemiEvolResult as SemiEvolResult

@@ -1,6 +1,6 @@
 """The command line: one command a method. It parses, calls and prints; what happens is in the library.
 
-Exit codes: 0 done, 2 bad input, 3 an endpoint failed, 4 nothing was selected, 130 interrupted.
+Exit codes: 0 done, 2 bad input, 3 an endpoint failed, 4 nothing was selected, or facts are left, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from evolvent.cli import atlas, models, semievol, strategist
+from evolvent.cli import atlas, law, models, semievol, strategist
 from evolvent.cli.console import errors
 from evolvent.errors import EvolventError, NothingSelectedError
 
@@ -19,6 +19,7 @@ INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(semievol.app, name="semievol")
+app.add_typer(law.app, name="law")
 app.add_typer(atlas.app, name="atlas")
 app.add_typer(strategist.app, name="strategist")
 app.command("evaluate")(models.evaluate_command)
@@ -28,6 +29,7 @@ app.command("diff")(models.diff_command)
 demo = typer.Typer(no_args_is_help=True, help="A whole run on real text with the embedded model; needs no download.")
 app.add_typer(demo, name="demo")
 demo.command("semievol")(semievol.demo)
+demo.command("law")(law.demo)
 
 
 def main() -> None:

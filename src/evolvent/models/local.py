@@ -250,7 +250,7 @@ class LocalModel:
             by_context.setdefault(row.context, []).append(row)
         results: dict[tuple[int, int], Score] = {}
         for contexts in in_chunks(list(by_context), HELD_BATCHES * self.max_batch_tokens):
-            behind = dict(zip(contexts, self._shared_prefixes(contexts), strict=True))
+            behind = dict(zip(contexts, self.shared_prefixes(contexts), strict=True))
             # A context with a single long continuation is one plain sequence: there is nothing to come back to.
             alone = [c for c in contexts if len(by_context[c]) == 1 and len(by_context[c][0].tokens) > 1]
             several = [c for c in contexts if not (len(by_context[c]) == 1 and len(by_context[c][0].tokens) > 1)]
@@ -278,7 +278,7 @@ class LocalModel:
         sequences = [[*row.context, *row.tokens][length_of(p) : -1] for row, p in zip(rows, behind, strict=True)]
         kept = max(len(row.tokens) for row in rows)
         cache, mask = past(behind, self.device)
-        logits_rows = self._forward(sequences, cache if any(behind) else None, mask, kept)
+        logits_rows = self.forward(sequences, cache if any(behind) else None, mask, kept)
         for row, logits in zip(rows, logits_rows, strict=True):  # (kept, vocab)
             results[row.owner] = _score_tokens(logits[-len(row.tokens) :], row.tokens)
 
@@ -293,7 +293,7 @@ class LocalModel:
         needs_rest = any(len(row.tokens) > 1 for group in groups for row in group)
         cache, mask = past(behind, self.device)
         reused = cache if needs_rest or any(behind) else None
-        first = self._forward(tails, reused, mask, 1)[:, -1]  # (contexts, vocab)
+        first = self.forward(tails, reused, mask, 1)[:, -1]  # (contexts, vocab)
         normalizer = first.logsumexp(-1)
         best = first.argmax(-1).tolist()
         rest: list[tuple[int, _Continuation, float]] = []
@@ -311,7 +311,7 @@ class LocalModel:
         for chunk in token_budget_batches([len(row.tokens) for _, row, _ in rest], MAX_SCORED_POSITIONS):
             chosen = [rest[c] for c in chunk]
             source = torch.tensor([g for g, _, _ in chosen], device=self.device)
-            logits_rows = self._forward(
+            logits_rows = self.forward(
                 [row.tokens[:-1] for _, row, _ in chosen],
                 _select_rows(cache, source),
                 mask[source],
@@ -325,7 +325,7 @@ class LocalModel:
 
     # ---------------------------------------------------------------------------------------- forward
 
-    def _shared_prefixes(self, contexts: Sequence[Tokens]) -> list[Prefix | None]:
+    def shared_prefixes(self, contexts: Sequence[Tokens]) -> list[Prefix | None]:
         """Compute what contexts share, each run of tokens once; the deepest shared prefix of each context."""
         prefixes, deepest = share_prefixes(contexts)
         for level in by_depth(prefixes):
@@ -333,7 +333,7 @@ class LocalModel:
             def run(batch: list[int], level: list[Prefix] = level) -> None:
                 chosen = [level[b] for b in batch]
                 cache, mask = past([p.parent for p in chosen], self.device)
-                self._forward([p.tokens for p in chosen], cache, mask, 1)
+                self.forward([p.tokens for p in chosen], cache, mask, 1)
                 keep(chosen, cache)
 
             run_batches(token_budget_batches([len(p.tokens) for p in level], self.max_batch_tokens), run)
@@ -344,7 +344,7 @@ class LocalModel:
         rows = [([1] * len(s), [0] * (width - len(s))) for s in sequences]
         return torch.tensor([[*zeros, *ones] if pad_left else [*ones, *zeros] for ones, zeros in rows]).to(self.device)
 
-    def _forward(
+    def forward(
         self,
         sequences: Sequence[Sequence[int]],
         cache: DynamicCache | None,
@@ -352,6 +352,7 @@ class LocalModel:
         logits_to_keep: int,
         *,
         pad_left: bool = True,
+        own_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits (rows, kept positions, vocab) in fp32 of padded sequences behind a past, which they extend.
 
@@ -361,11 +362,13 @@ class LocalModel:
             past_mask: (rows, past tokens), 1 where the past is not padding.
             logits_to_keep: last positions whose logits are wanted; 0 is all.
             pad_left: on which side short sequences are padded.
+            own_mask: (rows, tokens), 1 where sequences that are padded already are not padding.
         """
         width = max(map(len, sequences))
         padding = [[self.pad_token] * (width - len(s)) for s in sequences]
         rows = [[*p, *s] if pad_left else [*s, *p] for s, p in zip(sequences, padding, strict=True)]
-        mask = torch.cat([past_mask, self._mask(sequences, pad_left=pad_left)], dim=1)
+        mine = self._mask(sequences, pad_left=pad_left) if own_mask is None else own_mask
+        mask = torch.cat([past_mask, mine], dim=1)
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -width:]
         arguments: dict[str, Any] = {} if cache is None else {self._cache_argument: cache}
         output = self.module(
@@ -383,10 +386,10 @@ class LocalModel:
     @torch.inference_mode()
     def _generate_batch(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[Completion]]:
         n, stops = sampling.n, self.stop_tokens
-        behind = self._shared_prefixes([tuple(p) for p in prompts])
+        behind = self.shared_prefixes([tuple(p) for p in prompts])
         cache, mask = past(behind, self.device)
         tails = [p[length_of(b) :] for p, b in zip(prompts, behind, strict=True)]
-        logits = self._forward(tails, cache, mask, 1)[:, -1].repeat_interleave(n, 0)
+        logits = self.forward(tails, cache, mask, 1)[:, -1].repeat_interleave(n, 0)
         if n > 1:
             cache.batch_repeat_interleave(n)
         mask = torch.cat([mask, self._mask(tails)], dim=1).repeat_interleave(n, 0)
@@ -418,7 +421,7 @@ class LocalModel:
                 mask, tokens = mask[index], tokens[index]
                 active = [active[p] for p in going_on]
             step = [[t] for t in tokens.tolist()]
-            logits = self._forward(step, cache, mask, 1)[:, -1]
+            logits = self.forward(step, cache, mask, 1)[:, -1]
             mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)
         completions = [row.completion() for row in rows]
         return [completions[i : i + n] for i in range(0, len(completions), n)]

@@ -163,6 +163,18 @@ def family_tree(
     axes.set_xticks(sorted(rounds))
     axes.set_xlabel("round")
     axes.set_ylabel(label)
+
+
+def spectra(values: Mapping[str, Sequence[float]]) -> str:
+    """Falling eigenvalues on a logarithmic axis, one line each."""
+    figure, axes = _figure()
+    for (name, found), color in zip(values.items(), _SERIES, strict=False):
+        shown = np.maximum(np.asarray(found, float), 1e-12)
+        axes.plot(np.arange(1, len(shown) + 1), shown, color=color, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("rank of the eigenvalue")
+    axes.set_ylabel("eigenvalue")
+    axes.legend()
     return _svg(figure)
 
 

@@ -1,0 +1,23 @@
+"""Wash the capitals of a few countries out of the embedded model, look what is gone, and bring them back.
+
+python examples/law.py        (about five minutes on one core; killed, it goes on where it stopped)
+"""
+
+from evolvent import Law, LawConfig, load, read_facts, samples
+from evolvent.methods.law.reverting import revert
+
+world = samples.world_facts()
+washed = ("France", "Japan", "Italy", "Egypt", "Germany", "Spain", "Russia", "Iran")
+kept = ("Portugal", "Poland", "Kenya", "Sweden", "Greece", "Peru", "Vietnam", "Iraq")
+facts = read_facts(f for f in world.capitals if f.subject in washed)
+others = [f for f in world.capitals if f.subject in kept]
+references = [f for f in world.capitals if f.subject not in washed + kept][:60]
+
+args = LawConfig(output_dir="runs/capitals")
+result = Law("embedded", facts, keep=others, references=references, corpus=world.texts, args=args).run()
+print(f"gone: {result.washed}; still there: {result.remaining}")
+
+prompt, options = ["The capital of France is"], [[" Paris", " Rome"]]
+for name in ("embedded", result.model, revert("runs/capitals", "runs/capitals-back")):
+    print(name, load(name, dtype="float32").choose(prompt, options)[0].probs)
+print(f"the report: {result.report_path}")

@@ -1,0 +1,192 @@
+"""`evolvent law`: wash facts out of a model, look whether they are gone, bring them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from evolvent.cli.console import console, progress, shortened
+from evolvent.cli.options import ConfigFile, Dtype, Model, Out, Rerun, Resume, Settings, SkipBadRows, settings_from
+from evolvent.errors import ConfigError, DataError, NothingSelectedError
+
+if TYPE_CHECKING:
+    from evolvent.data.facts import Facts
+    from evolvent.methods.law.law import LawResult
+
+app = typer.Typer(no_args_is_help=True, help="Wash facts out of a model by closed-form edits.")
+
+FactsFile = Annotated[str, typer.Option("--facts", help="what to forget: JSONL, CSV, Parquet, CounterFact, zsRE")]
+Keep = Annotated[str | None, typer.Option("--keep", help="facts that must stay: measured, never learnt from")]
+References = Annotated[str | None, typer.Option("--references", help="other subjects of the same relations")]
+Corpus = Annotated[str | None, typer.Option("--corpus", help="general text, column `text`; else the model writes it")]
+TemplatesFile = Annotated[Path | None, typer.Option("--templates", help="JSON: relation -> prompt, paraphrases")]
+Baselines = Annotated[str | None, typer.Option("--baselines", help="comma-separated: ascent,difference,npo,refusal")]
+Preset = Annotated[str, typer.Option("--preset", help="default, or paper: the official code's settings")]
+
+
+@app.command("run")
+def run(
+    facts: FactsFile,
+    out: Out,
+    model: Model = "embedded",
+    keep: Keep = None,
+    references: References = None,
+    corpus: Corpus = None,
+    templates: TemplatesFile = None,
+    skip_bad_rows: SkipBadRows = False,
+    preset: Preset = "default",
+    baselines: Baselines = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    resume: Resume = True,
+    rerun: Rerun = False,
+) -> None:
+    """Everything: probe, learn targets, edit, verify, attack, compare, report."""
+    from evolvent import Law, LawConfig
+
+    if preset not in ("default", "paper"):
+        raise ConfigError(f"--preset {preset}: give default or paper")
+    if not resume and (out / "config.yaml").is_file():
+        raise ConfigError(f"{out} holds a run already: leave out --no-resume to go on, or choose another --out")
+    given: dict[str, Any] = {"output_dir": out}
+    given |= {"on_config_change": "rerun"} if rerun else {}
+    given |= {"baselines": [b.strip() for b in baselines.split(",")]} if baselines else {}
+    start = LawConfig.paper(out).model_dump(exclude_unset=True) if preset == "paper" else {}
+    args = settings_from(LawConfig, config, settings, given, start)
+    with progress() as on_progress:
+        method = Law(
+            model,
+            _read(facts, templates, skip_bad_rows),
+            args=args,
+            keep=_read(keep, templates, skip_bad_rows) if keep else (),
+            references=_read(references, templates, skip_bad_rows) if references else (),
+            corpus=corpus,
+            on_progress=on_progress,
+        )
+        result = method.run()
+    _print_result(result)
+    if not result.complete:
+        raise typer.Exit(NothingSelectedError.exit_code)
+
+
+@app.command("probe")
+def probe(
+    facts: FactsFile,
+    model: Model = "embedded",
+    templates: TemplatesFile = None,
+    skip_bad_rows: SkipBadRows = False,
+    dtype: Dtype = "auto",
+    output: Annotated[Path | None, typer.Option("--json", help="write every answer there")] = None,
+    limit: Annotated[int, typer.Option(help="facts to print")] = 20,
+) -> None:
+    """Only ask: which of these facts does a model know?"""
+    from evolvent.methods.law.probe import probe as ask
+    from evolvent.models.resolve import load_local
+
+    rows = _read(facts, templates, skip_bad_rows)
+    with console.status(f"asking for {len(rows)} facts"):
+        found = ask(load_local(model, dtype=dtype), rows)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text("".join(json.dumps(k.to_dict(), ensure_ascii=False) + "\n" for k in found))
+    table = Table("fact", "known", "probability", "paraphrases", "chat answer")
+    for fact, k in list(zip(rows, found, strict=True))[:limit]:
+        said = f"{sum(k.paraphrases)} of {len(k.paraphrases)}" if k.paraphrases else ""
+        name = shortened(f"{fact.subject} → {fact.object}", 48)
+        table.add_row(name, "yes" if k.known else "no", f"{k.probability:.3f}", said, shortened(k.answer, 40))
+    console.print(table)
+    console.print(f"{sum(k.known for k in found)} of {len(found)} facts are known", highlight=False)
+
+
+@app.command("revert")
+def revert(
+    folder: Annotated[Path, typer.Argument(help="run folder of the wash")],
+    out: Annotated[Path, typer.Option("--out", help="folder for the original model")],
+) -> None:
+    """Bring the original weights back, bit for bit."""
+    from evolvent.methods.law.reverting import revert as bring_back
+
+    console.print(f"model   {bring_back(folder, out)}", soft_wrap=True, highlight=False)
+
+
+@app.command("report")
+def report(folder: Annotated[Path, typer.Argument(help="run folder")]) -> None:
+    """Print what a run found; its pages lie beside metrics.json as report.html and report.md."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no metrics.json; this run has not finished: go on with the command that began it")
+    _print_table(json.loads(path.read_text()))
+    names = ("report.html", "report.md", "metrics.json", "certificate.json")
+    shown = [f"{folder / name}" for name in names if (folder / name).is_file()]
+    console.print("\n".join(shown), soft_wrap=True, highlight=False)
+
+
+def demo(
+    out: Out = Path("runs/demo-law"),
+    facts: Annotated[int, typer.Option(help="capitals to wash")] = 16,
+    seed: Annotated[int, typer.Option(help="of the run")] = 0,
+) -> None:
+    """Wash the capitals of 16 countries; the others, and the continents of all, must stay."""
+    from evolvent import Law, LawConfig, samples
+    from evolvent.methods.law.probe import probe as ask
+    from evolvent.models.resolve import load_local
+
+    world = samples.world_facts()
+    with console.status("asking for the capitals of the world"):
+        found = ask(load_local("embedded", dtype="float32"), world.capitals[:120], paraphrases=False, chat=False)
+    known = [f for f, k in zip(world.capitals, found, strict=False) if k.known]
+    unknown = [f for f, k in zip(world.capitals, found, strict=False) if not k.known]
+    forget, keep = known[::2][:facts], known[1::2][:facts]
+    console.print(
+        f"{len(forget)} capitals to wash out of SmolLM2-135M-Instruct; {len(keep)} others must stay.", highlight=False
+    )
+    subjects = {f.subject for f in forget}
+    about = [f for f in world.continents if f.subject in subjects]
+    with progress() as on_progress:
+        method = Law(
+            "embedded",
+            forget,
+            keep=[*keep, *about],
+            references=unknown,
+            corpus=world.texts,
+            args=LawConfig(output_dir=out, seed=seed),
+            on_progress=on_progress,
+        )
+        result = method.run()
+    _print_result(result)
+
+
+def _read(source: str, templates: Path | None, skip: bool) -> Facts:
+    from evolvent.data.facts import read_facts
+
+    given = None
+    if templates is not None:
+        if not templates.is_file():
+            raise DataError(f"{templates}: no such file")
+        try:
+            given = json.loads(templates.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise DataError(f"{templates}, line {error.lineno}: not valid JSON ({error.msg})") from error
+    return read_facts(source, templates=given, skip_bad_rows=skip)
+
+
+def _print_result(result: LawResult) -> None:
+    _print_table(result.metrics)
+    if result.remaining:
+        console.print(f"{len(result.remaining)} facts still come back by prompt, paraphrase or chat", highlight=False)
+    console.print(f"model   {result.model}\nreport  {result.report_path}", soft_wrap=True, highlight=False)
+
+
+def _print_table(metrics: Mapping[str, Any]) -> None:
+    from evolvent.methods.law.report import results_table
+
+    columns, rows, caption = results_table(metrics)
+    table = Table(*columns, caption=caption, caption_style="dim")
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0] == "LAW" else None)
+    console.print(table)

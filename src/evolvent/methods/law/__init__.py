@@ -1,0 +1,1 @@
+"""LAW: large-scale knowledge washing by closed-form edits of MLP down-projections."""

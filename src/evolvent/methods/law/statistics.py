@@ -1,0 +1,199 @@
+"""Second moments of the general keys, C0 = E[kkᵀ], of all wanted blocks in one pass; kept for the next run.
+
+The cache lies in the user's cache directory, by the fingerprint of the weights, the corpus and the token count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evolvent.errors import DataError, ModelError
+from evolvent.methods.law.decoder import Decoder, states_of
+from evolvent.models.embedded import cache_folder
+
+logger = logging.getLogger(__name__)
+TOKENS_PER_TEXT = 128
+TOKENS_PER_UNIT = 10  # arXiv 2506.04226: far fewer than the usual 44 million suffice
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What general text does at one block.
+
+    Attributes:
+        moment: C0 (m, m), float64.
+        energy: mean squared norm of the down-projection's output, first tokens of texts (attention sinks) left out.
+        largest_key: norm that keys of other than first tokens do not exceed.
+        tokens: that were read.
+    """
+
+    moment: Tensor
+    energy: float
+    largest_key: float
+    tokens: int
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 over the weights of a model in memory."""
+    hasher = hashlib.sha256()
+    for name, tensor in sorted(model.causal_lm.state_dict().items()):
+        hasher.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        hasher.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
+def statistics(
+    decoder: Decoder,
+    texts: Sequence[str],
+    layers: Sequence[int],
+    *,
+    tokens: int | None = None,
+    model_fingerprint: str,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[int, Statistics]:
+    """C0 of the given blocks; those that are cached are read, the others computed in one pass.
+
+    Args:
+        decoder: whose keys.
+        texts: general text, cut to pieces of 128 tokens.
+        layers: blocks.
+        tokens: that are read; None: ten for each unit of the MLP.
+        model_fingerprint: see :func:`fingerprint`.
+        on_progress: called with (tokens read, tokens wanted).
+
+    Raises:
+        DataError: no text.
+        ModelError: a key is not finite; names the block.
+    """
+    wanted = tokens or TOKENS_PER_UNIT * decoder.width
+    corpus = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    folder = cache_folder() / "law" / model_fingerprint[:32] / f"{corpus}-{wanted}"
+    missing = [layer for layer in layers if not _is_complete(folder / f"{layer}.safetensors")]
+    if missing:
+        pieces = _pieces(decoder, texts, wanted)
+        for layer, found in _accumulate(decoder, pieces, missing, on_progress).items():
+            _store(folder / f"{layer}.safetensors", found)
+    return {layer: _load(folder / f"{layer}.safetensors", decoder.width) for layer in layers}
+
+
+def _pieces(decoder: Decoder, texts: Sequence[str], wanted: int) -> list[list[int]]:
+    pieces: list[list[int]] = []
+    count = 0
+    for text in texts:
+        ids = decoder.model.encode(text)[:TOKENS_PER_TEXT]
+        if len(ids) < 2:
+            continue
+        pieces.append(ids)
+        count += len(ids)
+        if count >= wanted:
+            break
+    if not pieces:
+        raise DataError("the general corpus has no text: give rows with a text column")
+    if count < wanted:
+        logger.info("the corpus has %d tokens, %d were wanted", count, wanted)
+    return pieces
+
+
+@torch.inference_mode()
+def _accumulate(
+    decoder: Decoder, pieces: Sequence[list[int]], layers: Sequence[int], on_progress: Callable[[int, int], None]
+) -> dict[int, Statistics]:
+    model = decoder.model
+    width = decoder.width
+    moments = {layer: torch.zeros(width, width) for layer in layers}
+    energies = dict.fromkeys(layers, 0.0)
+    largest = dict.fromkeys(layers, 0.0)
+    mask = torch.zeros(0)
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            keys = inputs[0][mask].float()  # (tokens, m)
+            if not bool(torch.isfinite(keys).all()):
+                raise ModelError(f"block {layer}: a key on general text is not finite; use dtype float32")
+            moments[layer].addmm_(keys.T.cpu(), keys.cpu())
+            later = mask.clone()
+            later[:, 0] = False
+            bias = 0 if module.bias is None else module.bias
+            energies[layer] += float((output[later] - bias).float().square().sum())
+            largest[layer] = max(largest[layer], float(inputs[0][later].float().norm(dim=-1).max()))
+
+        return hook
+
+    class Done(Exception):  # noqa: N818 - not an error
+        pass
+
+    def stop(_: Any, __: Any, output: Any) -> None:
+        states_of(output)
+        raise Done
+
+    handles = [decoder.projections[layer].module.register_forward_hook(hook_for(layer)) for layer in layers]
+    handles.append(decoder.blocks[max(layers)].register_forward_hook(stop))
+    total = sum(map(len, pieces))
+    seen = 0
+    rows = max(1, 2048 // TOKENS_PER_TEXT)
+    try:
+        for start in range(0, len(pieces), rows):
+            batch = pieces[start : start + rows]
+            longest = max(map(len, batch))
+            ids = torch.tensor([[*p, *[model.pad_token] * (longest - len(p))] for p in batch], device=model.device)
+            mask = torch.tensor([[True] * len(p) + [False] * (longest - len(p)) for p in batch], device=model.device)
+            try:
+                model.module(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+            except Done:
+                seen += sum(map(len, batch))
+                on_progress(seen, total)
+    finally:
+        for handle in handles:
+            handle.remove()
+    later = total - len(pieces)
+    return {
+        layer: Statistics(moments[layer].double() / total, energies[layer] / later, largest[layer], total)
+        for layer in layers
+    }
+
+
+def _store(path: Path, found: Statistics) -> None:
+    """The upper triangle in float32, row by row: an index of all its entries would be larger than the matrix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [found.moment[i, i:].float() for i in range(len(found.moment))]
+    notes = {"energy": found.energy, "largest_key": found.largest_key, "tokens": found.tokens}
+    temporary = path.with_suffix(".new")
+    save_file({"triangle": torch.cat(rows)}, temporary, metadata={"notes": json.dumps(notes)})
+    temporary.replace(path)
+
+
+def _load(path: Path, width: int) -> Statistics:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        notes = json.loads(file.metadata()["notes"])
+        triangle = file.get_tensor("triangle")
+    moment = torch.zeros(width, width, dtype=torch.float64)
+    start = 0
+    for i in range(width):
+        row = triangle[start : start + width - i].double()
+        moment[i, i:] = row
+        moment[i:, i] = row
+        start += width - i
+    return Statistics(moment, **notes)
+
+
+def _is_complete(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        load_file(path)
+    except Exception:  # any damage: it is computed again
+        logger.warning("%s cannot be read: computed again", path)
+        return False
+    return True

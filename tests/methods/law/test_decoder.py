@@ -1,0 +1,85 @@
+"""Down-projections, keys and displaced states of every decoder shape, against plain forward passes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from decoders import FAMILIES
+
+from evolvent.errors import ModelError
+from evolvent.methods.law.decoder import Decoder
+from evolvent.methods.law.targets import Suffixes
+from evolvent.methods.law.wordings import Row
+from evolvent.models.local import LocalModel
+
+LAYER = 1
+
+
+@pytest.fixture(params=FAMILIES)
+def decoder(request, decoder_model):
+    return Decoder(decoder_model(request.param))
+
+
+def rows(decoder: Decoder) -> list[Row]:
+    texts = ["the bank raised its profit", "a new phone was", "the bank raised the cup after a goal in the final"]
+    return [Row(tuple(decoder.model.encode(t)), edit) for t, edit in zip(texts, (3, 2, 5), strict=True)]
+
+
+def test_the_down_projection_is_found_by_shape_and_writes_through(decoder):
+    assert len(decoder.projections) == 4
+    projection = decoder.projections[LAYER]
+    assert projection.weight.shape == (48, decoder.width)
+    assert "attn" not in projection.name
+    prompt = torch.tensor([decoder.model.encode("the bank raised")])
+    before = decoder.model.module(input_ids=prompt).logits
+    projection.write(projection.weight + torch.randn(48, decoder.width))
+    assert not torch.allclose(decoder.model.module(input_ids=prompt).logits, before)
+    stored = decoder.model.causal_lm.state_dict()[projection.name]
+    assert torch.equal(stored.T if projection.transposed else stored, projection.weight)
+
+
+def test_keys_and_states_read_in_batches_are_those_of_one_row_at_a_time(decoder):
+    own = rows(decoder)
+    contexts = [r.tokens[: r.edit + 1] for r in own] * 2  # twice: equal rows are computed once
+    keys, states = decoder.read(contexts, keys=[0, LAYER], residual=2)
+    for i, context in enumerate(contexts):
+        caught = {}
+        hook = decoder.projections[LAYER].module.register_forward_pre_hook(lambda _, x, c=caught: c.update(key=x[0]))
+        found = decoder.model.module(input_ids=torch.tensor([context]), output_hidden_states=True)
+        hook.remove()
+        assert torch.allclose(keys[LAYER][i], caught["key"][0, -1], atol=1e-4)
+        assert torch.allclose(states[i], found.hidden_states[3][0, -1], atol=1e-4)
+    assert not decoder.projections[LAYER].module._forward_pre_hooks
+
+
+def test_suffixes_give_the_log_probabilities_and_gradients_of_whole_rows(decoder):
+    own = rows(decoder)
+    deltas = torch.randn(len(own), 48, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    results = []
+    for whole in (False, True):
+        log_probs = Suffixes(decoder, LAYER, own, whole=whole).log_probs(deltas)[:, -1]
+        (gradient,) = torch.autograd.grad(log_probs[:, :7].sum(), deltas)
+        results.append((log_probs, gradient))
+    (part, part_gradient), (full, full_gradient) = results
+    assert torch.allclose(part, full, atol=1e-3)
+    assert (part_gradient - full_gradient).norm() <= 1e-4 * full_gradient.norm()
+    clean = Suffixes(decoder, LAYER, own).clean[:, -1]
+    assert not torch.allclose(clean, part, atol=1e-2)
+    plain = decoder.model.module(input_ids=torch.tensor([own[0].tokens])).logits[0, -1].log_softmax(-1)
+    assert torch.allclose(clean[0], plain, atol=1e-3)
+    assert "forward" not in vars(decoder.blocks[0])
+
+
+def test_adapters_endpoints_and_unknown_blocks_are_refused(decoder_model):
+    from peft import LoraConfig, get_peft_model
+
+    model = decoder_model()
+    adapted = get_peft_model(decoder_model().module, LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ModelError, match="merge it first"):
+        Decoder(LocalModel(adapted, model.tokenizer, name="adapted"))
+    with pytest.raises(ModelError, match="endpoint"):
+        Decoder(object())
+    for block in model.module.model.layers:
+        block.mlp.down_proj = torch.nn.Identity()
+    with pytest.raises(ModelError, match=r"block 0: 0 MLP down-projections .*gate_proj"):
+        Decoder(model)
