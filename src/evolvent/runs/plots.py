@@ -163,6 +163,7 @@ def family_tree(
     axes.set_xticks(sorted(rounds))
     axes.set_xlabel("round")
     axes.set_ylabel(label)
+    return _svg(figure)
 
 
 def spectra(values: Mapping[str, Sequence[float]]) -> str:
