@@ -143,6 +143,106 @@ def atlas_recommend(rows: dict[str, Row]) -> str:
     return _table(lines)
 
 
+def strategist_guidance(rows: dict[str, Row]) -> str:
+    """A2: heuristics at the leaves against one playout."""
+    budgets = (16, 32, 100, 400)
+    lines = [["win rate against one playout a leaf", *(f"{budget} simulations" for budget in budgets)]]
+    for name in ("ridge", "sorted match", "hand-sum share", "score only"):
+        found = [rows[f"A2: {name} against one playout, {budget} simulations"] for budget in budgets]
+        cells = [f"{row['value']:.3f} [{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]" for row in found]
+        lines.append([name, *cells])
+    return _table(lines)
+
+
+def strategist_exploitability(rows: dict[str, Row]) -> str:
+    """A3: what a best response wins."""
+    cells = (("duct", 100, 4), ("duct", 1000, 4), ("rm", 1000, 4), ("duct", 100, 5), ("duct", 300, 5), ("rm", 300, 5))
+    lines = [["points a game", *(f"{cards} cards, {budget}, {kind}" for kind, budget, cards in cells)]]
+    for name in ("score only", "playouts", "ridge", "evolved"):
+        found = [rows.get(f"A3: {name}, {kind}, {budget} simulations, {cards} cards") for kind, budget, cards in cells]
+        lines.append([name, *(f"{row['value']:.2f}" if row else "" for row in found)])
+    return _table(lines)
+
+
+def strategist_humans(rows: dict[str, Row]) -> str:
+    """A4: the belief on human games."""
+    lines = [["1,500 later games", "log-loss of the evil set, nats", "set named exactly"]]
+    uniform = rows["A4: log-loss of the evil set, and votes"]["comparator_value"]
+    lines.append(["uniform", f"{uniform:.2f}", ""])
+    for name in ("hard logic", "and fails", "and votes"):
+        loss, named = (rows[f"A4: {what}, {name}"]["value"] for what in ("log-loss of the evil set", "evil set named"))
+        lines.append([name, f"{loss:.2f}", f"{100 * named:.1f} %"])
+    return _table(lines)
+
+
+def strategist_table(rows: dict[str, Row]) -> str:
+    """A5: good teams against scripted evil."""
+    lines = [["good team of Avalon-5", "wins the quests, %", "wins the game, %"]]
+    for name in ("memoryless", "hard logic", "belief without votes", "exact belief"):
+        found = [rows[f"A5: {what} won by good, {name}"] for what in ("quests", "game")]
+        cells = [f"{100 * r['value']:.1f} [{100 * r['ci95'][0]:.1f}, {100 * r['ci95'][1]:.1f}]" for r in found]
+        lines.append([name, *cells])
+    return _table(lines)
+
+
+def strategist_speed(rows: dict[str, Row]) -> str:
+    """Rates beside their comparators."""
+    lines = [["", "a second", "against", "a second", "ratio"]]
+    for claim, row in rows.items():
+        if claim.startswith("speed: "):
+            value, other = (f"{row[key]:,.0f}" for key in ("value", "comparator_value"))
+            lines.append([claim.removeprefix("speed: "), value, row["comparator"], other, f"{row['ratio']:.1f}×"])
+    return _table(lines)
+
+
+def strategist_evolve(rows: dict[str, Row]) -> str:
+    """What evolved skills win against the seed and against one playout a leaf."""
+    lines = [["points a game", "against the seed", "against one playout a leaf", "seeds", "games a run"]]
+    names = dict.fromkeys(re.findall(r"^A1: (.+), evolved against seed$", "\n".join(rows), re.MULTILINE))
+    for name in names:
+        first, second = (rows[f"A1: {name}, evolved against {other}"] for other in ("seed", "rollout"))
+        lines.append(
+            [name, _with_interval(first), _with_interval(second), str(len(first["seeds"])), f"{first['games']:,.0f}"]
+        )
+    base = rows["A1: residual, evolved against rollout"]["comparator_value"]
+    return _table([*lines, ["the seed: score so far", "", f"{base:+.2f}", "", ""]])
+
+
+def strategist_control(rows: dict[str, Row]) -> str:
+    """Paired differences between proposers."""
+    lines = [["points a game", "minus", "against the seed", "against one playout a leaf", "seeds ahead"]]
+    for claim in rows:
+        if found := re.fullmatch(r"A1: (.+) minus (.+), against seed", claim):
+            pair = [rows[f"A1: {found[1]} minus {found[2]}, against {other}"] for other in ("seed", "rollout")]
+            ahead = " / ".join(f"{row['seeds_ahead']} of {len(row['seeds'])}" for row in pair)
+            shown = (f"{_with_interval(row)}, p {_p(row['p_value'])}" for row in pair)
+            lines.append([found[1], found[2], *shown, ahead])
+    return _table(lines)
+
+
+def strategist_rl(rows: dict[str, Row]) -> str:
+    """Learners of a value, and the evolved skill against each."""
+    lines = [["320 episodes, 2 seeds; points a game", "against one playout a leaf", "the evolved skill against it"]]
+    for claim, row in rows.items():
+        if found := re.fullmatch(r"A1: evolved skill against (.+)", claim):
+            alone = rows[f"A1: {found[1]}, against rollout"]
+            lines.append([found[1].removesuffix(", 320 episodes"), _with_interval(alone), _with_interval(row)])
+    return _table(lines)
+
+
+def strategist_gates(rows: dict[str, Row]) -> str:
+    """Sandbox and the embedded model."""
+    lines = [["", "measured", "gate"]]
+    for claim, row in rows.items():
+        if claim.startswith(("A6: ", "A7: ")) and row["comparator"] == "gate":
+            lines.append([claim[4:], f"{row['value']:.3g} {row['unit']}", f"{row['comparator_value']:g}"])
+    return _table(lines)
+
+
+def _with_interval(row: Row) -> str:
+    return f"{row['value']:+.2f} [{row['ci95'][0]:+.2f}, {row['ci95'][1]:+.2f}]"
+
+
 LAW_QUESTIONS = {
     "forget known by prompt": "forget",
     "forget known by paraphrase": "paraphrases",
@@ -280,6 +380,15 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "selfparam-probe": ("selfparam", selfparam_probe),
     "selfparam-recommendation": ("selfparam", selfparam_named("recommendation")),
     "selfparam-speed": ("selfparam", selfparam_named("speed")),
+    "strategist-evolve": ("strategist", strategist_evolve),
+    "strategist-control": ("strategist", strategist_control),
+    "strategist-rl": ("strategist", strategist_rl),
+    "strategist-gates": ("strategist", strategist_gates),
+    "strategist-guidance": ("strategist", strategist_guidance),
+    "strategist-exploitability": ("strategist", strategist_exploitability),
+    "strategist-humans": ("strategist", strategist_humans),
+    "strategist-table": ("strategist", strategist_table),
+    "strategist-speed": ("strategist", strategist_speed),
 }
 
 

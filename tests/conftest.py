@@ -12,7 +12,8 @@ os.environ["EVOLVENT_LEDGER"] = "off"
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("models", "training")]  # servers for tests
+HELPERS = ("models", "training", "methods/strategist")  # servers, an attack corpus
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in HELPERS]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

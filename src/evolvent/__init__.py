@@ -38,6 +38,11 @@ _HOMES = {
     "read_passages": "evolvent.data.passages",
     "Atlas": "evolvent.methods.atlas.atlas",
     "AtlasConfig": "evolvent.methods.atlas.config",
+    "Strategist": "evolvent.methods.strategist.strategist",
+    "StrategistConfig": "evolvent.methods.strategist.config",
+    "StrategistResult": "evolvent.methods.strategist.strategist",
+    "StrategistAgent": "evolvent.methods.strategist.agent",
+    "make_game": "evolvent.methods.strategist.games.registry",
     "Budget": "evolvent.methods.atlas.budget",
     "Entry": "evolvent.methods.atlas.entry",
     "EvolventError": "evolvent.errors",
@@ -74,6 +79,11 @@ if TYPE_CHECKING:
     from evolvent.methods.semievol.config import SemiEvolConfig as SemiEvolConfig
     from evolvent.methods.semievol.semievol import SemiEvol as SemiEvol
     from evolvent.methods.semievol.semievol import SemiEvolResult as SemiEvolResult
+    from evolvent.methods.strategist.agent import StrategistAgent as StrategistAgent
+    from evolvent.methods.strategist.config import StrategistConfig as StrategistConfig
+    from evolvent.methods.strategist.games.registry import make_game as make_game
+    from evolvent.methods.strategist.strategist import Strategist as Strategist
+    from evolvent.methods.strategist.strategist import StrategistResult as StrategistResult
     from evolvent.models.protocol import Sampling as Sampling
     from evolvent.models.resolve import load as load
 

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from evolvent.cli import atlas, law, models, selfparam, semievol
+from evolvent.cli import atlas, law, models, selfparam, semievol, strategist
 from evolvent.cli.console import errors
 from evolvent.errors import EvolventError, NothingSelectedError
 
@@ -22,6 +22,7 @@ app.add_typer(semievol.app, name="semievol")
 app.add_typer(law.app, name="law")
 app.add_typer(atlas.app, name="atlas")
 app.add_typer(selfparam.app, name="selfparam")
+app.add_typer(strategist.app, name="strategist")
 app.command("evaluate")(models.evaluate_command)
 app.command("log")(models.log_command)
 app.command("diff")(models.diff_command)

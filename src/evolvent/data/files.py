@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,22 +13,30 @@ from evolvent.errors import DataError
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each non-empty line.
+    """Line number and object of each non-empty line; a name that ends in .gz is unpacked.
 
     Raises:
-        DataError: a line that is not a JSON object.
+        DataError: a line that is not a JSON object, or a file that is not gzipped though its name says so.
     """
-    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
-            yield number, row
+    for number, line in _numbered_lines(Path(path)):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
+        yield number, row
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    unpack = gzip.open if path.suffix == ".gz" else open
+    with unpack(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+        try:
+            yield from enumerate(file, start=1)
+        except gzip.BadGzipFile as error:
+            raise DataError(f"{path}: not a gzipped file, though its name ends in .gz") from error
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -53,6 +53,27 @@ def reliability(confidence: Sequence[float], correct: Sequence[bool], *, bins: i
     return _svg(figure)
 
 
+def calibration_curves(curves: Mapping[str, Sequence[tuple[float, float, int]]], *, said: str, was: str) -> str:
+    """What was said against what was so, one line a group; dashed: perfect calibration. Larger dots count more rows.
+
+    Args:
+        curves: name -> (probability said, share that was so, rows).
+        said: label of the probabilities.
+        was: label of the shares.
+    """
+    figure, axes = _figure()
+    axes.plot([0, 1], [0, 1], color=_GRID, linestyle="--")
+    most = max((n for curve in curves.values() for *_, n in curve), default=1)
+    for (name, curve), color in zip(curves.items(), _SERIES, strict=False):
+        x, y, n = (np.array(column, float) for column in zip(*curve, strict=True))
+        axes.plot(x, y, color=color, label=name, linewidth=1)
+        axes.scatter(x, y, s=6 + 60 * n / most, color=color)
+    axes.set_xlabel(said)
+    axes.set_ylabel(was)
+    axes.legend()
+    return _svg(figure)
+
+
 def grouped_bars(
     rows: Mapping[str, Mapping[str, float]], *, label: str, percent: bool = True, floor: float = 0.0
 ) -> str:
@@ -123,6 +144,40 @@ def stage_times(seconds: Mapping[str, float]) -> str:
     axes.barh(names, [seconds[n] for n in names], color=_SERIES[0])
     axes.set_xlabel("seconds")
     axes.grid(axis="y", visible=False)
+    return _svg(figure)
+
+
+def family_tree(
+    points: Mapping[str, tuple[float, float, float, str | None]], path: Sequence[str], *, label: str
+) -> str:
+    """Scores over rounds with lines from parent to child.
+
+    Args:
+        points: name -> (round, score, half its 95 % interval, name of the parent).
+        path: names whose lines are set off, from the first ancestor to the last child.
+        label: of the score axis.
+    """
+    figure, axes = _figure(height=3.6)
+    rounds: dict[float, list[str]] = {}
+    for name, (when, *_) in points.items():
+        rounds.setdefault(when, []).append(name)
+    place = {}
+    for when, names in rounds.items():  # children of one round stand beside each other
+        for number, name in enumerate(sorted(names, key=lambda n: points[n][1])):
+            place[name] = when + (number - (len(names) - 1) / 2) * min(0.14, 0.7 / len(names))
+    for name, (_, score, half, parent) in points.items():
+        chosen = name in path
+        color = _SERIES[1] if chosen else _SERIES[0]
+        if parent is not None and parent in points:
+            ends = [place[parent], place[name]], [points[parent][1], score]
+            axes.plot(*ends, color=color, linewidth=1.8 if chosen else 0.7, alpha=1 if chosen else 0.5)
+        axes.errorbar(place[name], score, yerr=half, color=color, marker="o", markersize=4, capsize=2, linewidth=1)
+    if path:
+        end = (place[path[-1]], points[path[-1]][1])
+        axes.annotate(path[-1], end, textcoords="offset points", xytext=(0, 9), ha="center")
+    axes.set_xticks(sorted(rounds))
+    axes.set_xlabel("round")
+    axes.set_ylabel(label)
     return _svg(figure)
 
 

@@ -1,0 +1,1 @@
+"""Strategist: readable skills for games, learnt from self-play by search and reflection."""

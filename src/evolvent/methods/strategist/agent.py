@@ -1,0 +1,138 @@
+"""A learnt skill that acts: a folder that is loaded, a state that comes in, a move that goes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from evolvent.data.files import write_text
+from evolvent.errors import ModelError
+from evolvent.methods.strategist.belief_tables import BeliefTables
+from evolvent.methods.strategist.games.protocol import Action, Game, State
+from evolvent.methods.strategist.games.registry import make_game
+from evolvent.methods.strategist.games.rng import Stream, key_of
+from evolvent.methods.strategist.matches import MOVE, SEARCH, Seat, draw_move
+from evolvent.methods.strategist.sandbox.workers import Limits
+from evolvent.methods.strategist.search.in_step import Request, searcher_of
+from evolvent.methods.strategist.search.settings import SearchResult, SearchSettings
+from evolvent.methods.strategist.skills import Skill, skill_from
+from evolvent.methods.strategist.tournament import evaluator_of
+
+FILE = "strategist.json"
+
+
+class AgentFile(BaseModel):
+    """What is in `strategist.json`.
+
+    Attributes:
+        game: name; settings: what `make_game` builds it from.
+        skill: see :func:`skill_from`.
+        proposer: who made it, honestly.
+        search: settings of its search.
+        sandbox: level that code ran under.
+        lineage: from the seed to this skill: idea, proposer and rating of each step.
+    """
+
+    game: str
+    settings: dict[str, Any] = {}
+    skill: dict[str, Any]
+    proposer: str
+    search: dict[str, Any]
+    sandbox: str = "strict"
+    lineage: list[dict[str, Any]] = []
+
+
+def write_agent(folder: Path, agent: AgentFile) -> Path:
+    """Write an agent's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "skill.txt", f"{skill_from(agent.skill)}\n")
+    return write_text(folder / FILE, agent.model_dump_json(indent=1) + "\n")
+
+
+class StrategistAgent:
+    """A skill with a search around it.
+
+    Args:
+        game: the rules.
+        skill: JSON of a value skill, "rollout" or "random".
+        settings: of the search.
+        tables: of the belief about roles.
+        limits: of code skills.
+
+    Example:
+        >>> game = make_game("gops", num_cards=5)
+        >>> agent = StrategistAgent(game, "rollout", SearchSettings(budget=16, move="visits"))
+        >>> state = game.step(game.initial(0), {-1: 5})
+        >>> agent.act(state, 0) in game.legal(state, 0)
+        True
+    """
+
+    def __init__(
+        self,
+        game: Game,
+        skill: str,
+        settings: SearchSettings | None = None,
+        *,
+        tables: BeliefTables | None = None,
+        limits: Limits | None = None,
+        file: AgentFile | None = None,
+    ) -> None:
+        self.game, self.file = game, file
+        self.seat = Seat(evaluator_of(game, skill, limits or Limits()), settings or SearchSettings(), tables)
+        self.new_game()
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, budget: int | None = None, tables: BeliefTables | None = None
+    ) -> StrategistAgent:
+        """Load the folder `best/` of a run, or the run folder itself.
+
+        Raises:
+            ModelError: there is no agent in it.
+        """
+        file = read_agent(folder)
+        search = {**file.search, **({"budget": budget} if budget else {})}
+        limits = Limits(level="language" if file.sandbox == "language" else "strict")
+        skill: Skill = skill_from(file.skill)
+        game = make_game(file.game, **{k: v for k, v in file.settings.items() if k != "spiel_name"})
+        return cls(
+            game, json.dumps(skill.to_json(), sort_keys=True), SearchSettings(**search), tables=tables, limits=limits,
+            file=file,
+        )  # fmt: skip
+
+    def new_game(self) -> None:
+        """Forget the trees and beliefs of the game before."""
+        self.searcher = searcher_of(self.game, self.seat) if self.seat.evaluator is not None else None
+
+    def search(self, state: State, player: int, seed: int = 0) -> SearchResult:
+        """What the search finds for a player who acts; hidden parts of `state` are not looked at."""
+        assert self.searcher is not None
+        return self.searcher.search([Request(0, player, state, key_of(seed, SEARCH, player))])[0]
+
+    def act(self, state: State, player: int, seed: int = 0) -> Action:
+        """A move; the same state and seed give the same one."""
+        stream = Stream(key_of(seed, MOVE, player))
+        legal = self.game.legal(state, player)
+        if len(legal) == 1 or self.searcher is None:
+            return legal[stream.below(len(legal))]
+        found = self.search(state, player, seed)
+        return found.actions[player][int(draw_move(found.policy[player], np.array(stream.uniform())))]
+
+
+def read_agent(folder: str | Path) -> AgentFile:
+    """`strategist.json` of an agent's folder or a run folder.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    for path in (Path(folder) / FILE, Path(folder) / "best" / FILE):
+        if path.is_file():
+            try:
+                return AgentFile.model_validate_json(path.read_text())
+            except ValidationError as error:
+                raise ModelError(f"{path}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+    raise ModelError(f"{folder}: no {FILE}; give the folder of a finished run, or its best/")

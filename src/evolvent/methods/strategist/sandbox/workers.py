@@ -1,0 +1,188 @@
+"""The parent's side of the sandbox: start a worker for a skill, send it states, believe nothing it says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import marshal
+import math
+import mmap
+import os
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolvent.errors import ConfigError
+from evolvent.methods.strategist.sandbox import seccomp
+from evolvent.methods.strategist.sandbox.language import CheckedSource, SkillError
+
+logger = logging.getLogger(__name__)
+Level = Literal["strict", "language"]
+SHARED_BYTES = 1 << 23
+BATCH = 1024  # states in one message
+FORBIDDEN = "a forbidden system call"
+_WORKER = Path(__file__).with_name("worker.py")
+
+
+class SecurityError(SkillError):
+    """A skill came as far as a forbidden system call; it was killed there."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a skill may use.
+
+    Attributes:
+        fuel: loop passes and calls for one state.
+        memory_mb: address space of its worker.
+        timeout_seconds: for one batch.
+        level: "strict" (language, limits and seccomp) or "language" (language and a process of its own).
+    """
+
+    fuel: int = 20_000
+    memory_mb: int = 512
+    timeout_seconds: float = 5.0
+    level: Level = "strict"
+
+
+class Worker:
+    """One skill in a process of its own; closed with it, or by `with`.
+
+    Raises:
+        SkillError: the skill does not load.
+        ConfigError: level "strict" on a machine without seccomp.
+    """
+
+    def __init__(self, checked: CheckedSource, limits: Limits) -> None:
+        if limits.level == "strict" and not seccomp.available():
+            raise ConfigError(
+                f"{sys.platform} has no seccomp filter here, so skills written by a model are not run: "
+                'sandbox="language" runs them inside the language only'
+            )
+        self.limits = limits
+        descriptor = os.memfd_create("skill") if hasattr(os, "memfd_create") else _unlinked_file()
+        os.ftruncate(descriptor, SHARED_BYTES)
+        self._shared = mmap.mmap(descriptor, SHARED_BYTES)
+        self._folder = tempfile.TemporaryDirectory(prefix="skill-")
+        arguments = [descriptor, SHARED_BYTES, limits.memory_mb, limits.fuel, limits.level, _WORKER.parent]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-s", "-P", "-B", str(_WORKER), *map(str, arguments)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=(descriptor,),
+                env={"PYTHONHASHSEED": "0"}, cwd=self._folder.name, start_new_session=True,
+            )  # fmt: skip
+        finally:
+            os.close(descriptor)
+        source = checked.fuelled.encode()
+        try:
+            self._send(struct.pack("=i", len(source)) + source)
+            self._answer(timeout=max(20.0, limits.timeout_seconds))  # a busy machine starts slowly
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._folder.cleanup()
+
+    def evaluate(self, states: Sequence[Any], players: int) -> tuple[NDArray[np.float64], list[dict[str, float]]]:
+        """Values (states, players) and the notes of each state.
+
+        Raises:
+            SkillError: the skill failed, ran out of fuel, memory or time, or gave something else than finite numbers.
+            SecurityError: it tried a forbidden system call.
+        """
+        values = np.empty((len(states), players))
+        notes: list[dict[str, float]] = []
+        for start in range(0, len(states), BATCH):
+            part = states[start : start + BATCH]
+            packed = marshal.dumps(list(part))
+            if len(packed) > SHARED_BYTES:
+                raise SkillError(f"{len(part)} states do not fit into the shared memory")
+            self._shared[: len(packed)] = packed
+            self._send(struct.pack("=i", len(packed)))
+            content = self._answer(timeout=self.limits.timeout_seconds)
+            count = struct.unpack_from("=i", content)[0]
+            if count != len(part) * players:
+                raise SkillError(f"{count} values for {len(part)} states of {players} players")
+            found = np.frombuffer(content, np.float64, count, 4).reshape(len(part), players)
+            if not np.isfinite(found).all():
+                raise SkillError("a value is not a finite number")
+            values[start : start + len(part)] = found
+            notes += _read_notes(content[4 + 8 * count :], len(part))
+        return values, notes
+
+    def _send(self, message: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(message)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._died()
+
+    def _answer(self, timeout: float) -> bytes:
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        head, until = b"", time.monotonic() + timeout
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(descriptor, selectors.EVENT_READ)
+            while len(head) < 5:
+                if not waiting.select(max(0.0, until - time.monotonic())):
+                    self._process.kill()
+                    raise SkillError(f"no answer within {timeout:g} seconds; the worker was ended")
+                part = os.read(descriptor, 5 - len(head))
+                if not part:
+                    self._died()
+                head += part
+        length = struct.unpack("=i", head[1:])[0]
+        if not 0 <= length <= SHARED_BYTES:
+            raise SkillError("the worker gave an impossible length")
+        content = bytes(self._shared[:length])
+        if head[:1] == b"f":
+            raise SkillError(content.decode(errors="replace"))
+        return content
+
+    def _died(self) -> None:
+        code = self._process.wait()
+        if code == -signal.SIGSYS:
+            raise SecurityError(f"{FORBIDDEN}: the kernel ended the worker")
+        raise SkillError(f"the worker ended by itself (code {code}), most likely for want of memory")
+
+
+def _read_notes(content: bytes, count: int) -> list[dict[str, float]]:
+    try:
+        listed = json.loads(content)
+        notes = [{str(k): float(v) for k, v in row.items() if math.isfinite(v)} for row in listed]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SkillError(f"unreadable notes: {error}") from error
+    if len(notes) != count:
+        raise SkillError(f"{len(notes)} notes for {count} states")
+    return notes
+
+
+def _unlinked_file() -> int:
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

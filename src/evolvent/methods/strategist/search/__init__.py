@@ -1,0 +1,1 @@
+"""Monte Carlo tree search that turns a value heuristic into moves."""
