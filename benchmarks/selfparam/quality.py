@@ -1,7 +1,7 @@
 """What the embedded model knows of two invented passages after it learnt them, asked in wordings it has not seen.
 
-python -m benchmarks.selfparam.quality run recipe 0 1 2 --runs /tmp/selfparam   (killed, it goes on)
-python -m benchmarks.selfparam.quality record recipe 0 1 2 --runs /tmp/selfparam
+python -m benchmarks.selfparam.quality run recipe 0 1 2 --runs runs/selfparam   (killed, it goes on)
+python -m benchmarks.selfparam.quality record recipe 0 1 2 --runs runs/selfparam
 """
 
 from __future__ import annotations

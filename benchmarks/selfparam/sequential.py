@@ -1,6 +1,6 @@
 """Twenty short passages one after the other: what is left of each at the end, with and without replay, and under SFT.
 
-python -m benchmarks.selfparam.sequential 0 --runs /tmp/selfparam      (killed, it goes on)
+python -m benchmarks.selfparam.sequential 0 --runs runs/selfparam      (killed, it goes on)
 """
 
 from __future__ import annotations

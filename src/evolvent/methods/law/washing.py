@@ -170,7 +170,9 @@ def wash_round(
                 notes.with_suffix(".new").write_text(json.dumps({**edit.to_dict(), "active": active.tolist()}))
                 notes.with_suffix(".new").replace(notes)
             patches[f"{layer}"] = patch
-            on_progress(number + 1, len(layers), f"block {layer}, still known {edits[-1].still_known:.0%}")
+            known_now = edits[-1].still_known
+            told = "" if math.isnan(known_now) else f", still known {known_now:.0%}"
+            on_progress(number + 1, len(layers), f"block {layer}{told}")
             if not bool(active.any()):
                 break
     return edits, patches
