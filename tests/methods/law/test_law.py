@@ -117,13 +117,14 @@ def test_gradient_methods_start_from_the_original_and_leave_the_washed_weights(w
 
 def test_a_target_depends_neither_on_its_company_nor_on_the_form(folder, tmp_path):
     model = load_local(folder, dtype="float32")
-    facts, args = known_facts(model, FACTS), settings(tmp_path, target_steps=2)
+    facts, args = known_facts(model, FACTS), settings(tmp_path, target_steps=2, target_loss=1e-9)
     facts = [f.model_copy(update={"prompt": f.prompt + " of" * i}) for i, f in enumerate(facts)]  # of many lengths
     rows = rows_for(model, facts, wordings_for(model, args))
     decoder = Decoder(model)
     together = learn_targets(decoder, facts, rows, 2, args).deltas
     alone = [learn_targets(decoder, [f], [r], 2, args, whole=True).deltas for f, r in zip(facts, rows, strict=True)]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-3, atol=1e-4)
+    assert bool((together.norm(dim=-1) > 0).all())
+    assert bool(((together - torch.cat(alone)).norm(dim=-1) < 0.01 * together.norm(dim=-1)).all())
 
 
 def test_the_certificate_covers_every_attack_and_every_fact(washed):
