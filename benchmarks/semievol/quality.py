@@ -94,6 +94,8 @@ def results(corpus: str, runs: Path) -> list[dict[str, Any]]:
             "comparator_value": 100 * float(np.mean([m["pseudo_accuracy/all"] for m in metrics])),
             "seeds": seeds,
             "per_seed": [round(g, 2) for g in gaps],
+            "selected": [m["pseudo/selected"] for m in metrics],
+            "overruled": [m["pseudo/corrections"] for m in metrics],
         }
     )
     return rows
@@ -139,6 +141,8 @@ def attempts(corpus: str, runs: Path) -> list[dict[str, Any]]:
                 "gain_ci95": [100 * test.low, 100 * test.high],
                 "p_value": test.p_value,
                 "selected": 100 * float(np.mean([m["pseudo_accuracy/selected"] for m in tried])),
+                "pseudo_labels": 100 * float(np.mean([m["pseudo_accuracy/all"] for m in tried])),
+                "comparator_pseudo_labels": 100 * float(np.mean([m["pseudo_accuracy/all"] for m in taken])),
                 "seeds": seeds,
                 "per_seed": [round(100 * m["accuracy/test/semievol"], 2) for m in tried],
             }

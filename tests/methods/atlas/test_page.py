@@ -8,9 +8,7 @@ import gzip
 import io
 import itertools
 import json
-import os
 import re
-import shutil
 import threading
 import urllib.error
 import urllib.request
@@ -23,20 +21,7 @@ from evolvent.methods.atlas.atlas import Atlas
 from evolvent.methods.atlas.config import AtlasConfig
 from evolvent.methods.atlas.serve import make_server
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = '<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>'
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

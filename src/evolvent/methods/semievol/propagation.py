@@ -17,7 +17,7 @@ from evolvent.models.protocol import LanguageModel, Prompt
 from evolvent.training.config import FineTuneConfig
 from evolvent.training.examples import TrainingExample
 
-OPTION_TOKENS = 32
+OPTION_TOKENS = 32  # room that the longest option may take
 
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai ... CJK
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+|[^\w\s]")
