@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from evolvent import Law, LawConfig
 from evolvent.errors import ConfigError, DataError, ModelError, NothingSelectedError
-from evolvent.methods.law import law, washing
+from evolvent.methods.law import law, target_shards, washing
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.patch import load_patches
 from evolvent.methods.law.reverting import revert
@@ -174,7 +174,7 @@ def test_a_run_killed_at_any_instant_ends_with_the_same_bytes(folder, tmp_path, 
     method(folder, tmp_path / "whole").run()
     expected = (tmp_path / "whole" / "checkpoint" / "model.safetensors").read_bytes()
     owner, name, fatal = {
-        "targets": (law, "learn_targets", 1),
+        "targets": (target_shards, "learn_targets", 1),
         "block": (washing._Problem, "solve", 2),
         "between": (law, "wash_round", 1),
         "audit": (law, "attack", 1),
