@@ -116,7 +116,12 @@ class Decoder:
     # ------------------------------------------------------------------------------------------ reading
 
     def read(
-        self, rows: Sequence[Tokens], *, keys: Sequence[int], residual: int | None = None
+        self,
+        rows: Sequence[Tokens],
+        *,
+        keys: Sequence[int],
+        residual: int | None = None,
+        added: Mapping[int, Tensor] | None = None,
     ) -> tuple[dict[int, Tensor], Tensor | None]:
         """Keys and residual states at the last token of each row; blocks above the last one asked for do not run.
 
@@ -124,6 +129,7 @@ class Decoder:
             rows: token ids, each ending with the token that is read.
             keys: blocks whose down-projection inputs are wanted.
             residual: block after which the residual stream is wanted.
+            added: block -> what is added to the state of each row's last token behind it (d,).
 
         Returns:
             block -> keys (rows, m), and states (rows, d); float32.
@@ -133,7 +139,7 @@ class Decoder:
         caught: dict[int | str, list[Tensor]] = {layer: [] for layer in keys}
         caught["residual"] = []
         order: list[int] = []
-        with self._catching(caught, keys, residual, last):
+        with self._catching(caught, keys, residual, last, added or {}):
             for chunk in in_chunks(distinct, 16 * self.model.max_batch_tokens):
                 self._read_chunk(chunk, distinct, order)
         place = {distinct[i]: p for p, i in enumerate(order)}
@@ -161,7 +167,12 @@ class Decoder:
 
     @contextmanager
     def _catching(
-        self, caught: dict[Any, list[Tensor]], keys: Sequence[int], residual: int | None, last: int
+        self,
+        caught: dict[Any, list[Tensor]],
+        keys: Sequence[int],
+        residual: int | None,
+        last: int,
+        added: Mapping[int, Tensor],
     ) -> Iterator[None]:
         self._active = True
 
@@ -176,6 +187,8 @@ class Decoder:
             def hook(_: Any, __: Any, output: Any) -> None:
                 if not self._active:
                     return
+                if layer in added:
+                    states_of(output)[:, -1] += added[layer].to(states_of(output))
                 if layer == residual:
                     caught["residual"].append(states_of(output)[:, -1].float().cpu())
                 if layer == last:
@@ -186,7 +199,7 @@ class Decoder:
         handles = [self.projections[layer].module.register_forward_pre_hook(key_hook(layer)) for layer in keys]
         handles += [
             self.blocks[layer].register_forward_hook(block_hook(layer))
-            for layer in {last, *([] if residual is None else [residual])}
+            for layer in {last, *added, *([] if residual is None else [residual])}
         ]
         try:
             yield

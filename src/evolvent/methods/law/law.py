@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 
 from evolvent.data.facts import FactRows, facts_digest, read_facts
 from evolvent.data.records import Fact
-from evolvent.errors import ModelError, NothingSelectedError
+from evolvent.errors import NothingSelectedError
 from evolvent.methods.law.audit import Audit, attack
 from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.corpus import general_texts, written_texts
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.gradient import forget_by_gradient, trained
+from evolvent.methods.law.layers import layers_for
 from evolvent.methods.law.measurement import FORGET, Measurement, Questionnaire, check_disjoint, metrics_of
 from evolvent.methods.law.patch import digest, save_patches
 from evolvent.methods.law.probe import Knowledge, probe
@@ -44,7 +45,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OnProgress = Callable[[str, int, int, str], None]
-FIRST_LAYER = 0.13  # of the depth; measured on SmolLM2: block 4 of 30
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Law:
             self.patches = AppliedPatches(self.decoder)
             self.wordings: list[Wording] = wordings_for(model, args)
             self.texts, self.held_out = general_texts(self._corpus, self._own_texts)
-            self.locate()
+            self.layers = layers_for(self.decoder, self.args)
             yield folder
 
     # -------------------------------------------------------------------------------------------- stages
@@ -209,20 +209,6 @@ class Law:
         )
         self.variants[variant] = found
         return found
-
-    def locate(self) -> tuple[int, ...]:
-        """L6: the blocks to edit; "auto" takes `n_layers` from 0.13 of the depth on, behind the attention sinks."""
-        if self.args.layers != "auto":
-            self.layers = tuple(self.args.layers)
-            if self.layers[-1] >= len(self.decoder) - 1:
-                raise ModelError(
-                    f"layers={self.layers}: {self.model.name} has blocks 0 to {len(self.decoder) - 1}, and at least "
-                    "one must follow the last edited one"
-                )
-            return self.layers
-        first = round(FIRST_LAYER * len(self.decoder))
-        self.layers = tuple(range(first, min(first + self.args.n_layers, len(self.decoder) - 1)))
-        return self.layers
 
     def statistics(self) -> dict[int, Statistics]:
         """C0 of the chosen blocks, from the cache or from one pass over the corpus."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -82,8 +83,8 @@ def statistics(
     if missing:
         pieces = _pieces(decoder, texts, wanted)
         for layer, found in _accumulate(decoder, pieces, missing, on_progress).items():
-            _store(folder / f"{layer}.safetensors", found)
-    return {layer: _load(folder / f"{layer}.safetensors", decoder.width) for layer in layers}
+            store_statistics(folder / f"{layer}.safetensors", found)
+    return {layer: load_statistics(folder / f"{layer}.safetensors", decoder.width) for layer in layers}
 
 
 def _pieces(decoder: Decoder, texts: Sequence[str], wanted: int) -> list[list[int]]:
@@ -162,22 +163,30 @@ def _accumulate(
     }
 
 
-def _store(path: Path, found: Statistics) -> None:
-    """The upper triangle in float32, row by row: an index of all its entries would be larger than the matrix."""
+def store_statistics(path: Path, found: Statistics) -> None:
+    """Write those of one block, the moment in float32."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [found.moment[i, i:].float() for i in range(len(found.moment))]
     notes = {"energy": found.energy, "largest_key": found.largest_key, "tokens": found.tokens}
     temporary = path.with_suffix(".new")
-    save_file({"triangle": torch.cat(rows)}, temporary, metadata={"notes": json.dumps(notes)})
+    save_file({"triangle": packed(found.moment.float())}, temporary, metadata={"notes": json.dumps(notes)})
     temporary.replace(path)
 
 
-def _load(path: Path, width: int) -> Statistics:
-    from safetensors import safe_open
-
+def load_statistics(path: Path, width: int) -> Statistics:
+    """Read what :func:`store_statistics` wrote of an MLP of `width` units."""
     with safe_open(path, framework="pt") as file:
         notes = json.loads(file.metadata()["notes"])
         triangle = file.get_tensor("triangle")
+    return Statistics(unpacked(triangle, width), **notes)
+
+
+def packed(moment: Tensor) -> Tensor:
+    """The upper triangle of (m, m), row by row: an index of all its entries would be larger than the matrix."""
+    return torch.cat([moment[i, i:] for i in range(len(moment))])
+
+
+def unpacked(triangle: Tensor, width: int) -> Tensor:
+    """The symmetric matrix (m, m), float64, of what :func:`packed` kept."""
     moment = torch.zeros(width, width, dtype=torch.float64)
     start = 0
     for i in range(width):
@@ -185,7 +194,7 @@ def _load(path: Path, width: int) -> Statistics:
         moment[i, i:] = row
         moment[i:, i] = row
         start += width - i
-    return Statistics(moment, **notes)
+    return moment
 
 
 def _is_complete(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`evolvent law`: wash facts out of a model, look whether they are gone, bring them back."""
+"""Commands of one wash: run, probe, report, revert, and the demonstration."""
 
 from __future__ import annotations
 
@@ -11,25 +11,18 @@ import typer
 from rich.table import Table
 
 from evolvent.cli.console import console, progress, shortened
+from evolvent.cli.law.options import Corpus, FactsFile, References, TemplatesFile, facts_from
 from evolvent.cli.options import ConfigFile, Dtype, Model, Out, Rerun, Resume, Settings, SkipBadRows, settings_from
 from evolvent.errors import ConfigError, DataError, NothingSelectedError
 
 if TYPE_CHECKING:
-    from evolvent.data.facts import Facts
     from evolvent.methods.law.law import LawResult
 
-app = typer.Typer(no_args_is_help=True, help="Wash facts out of a model by closed-form edits.")
-
-FactsFile = Annotated[str, typer.Option("--facts", help="what to forget: JSONL, CSV, Parquet, CounterFact, zsRE")]
 Keep = Annotated[str | None, typer.Option("--keep", help="facts that must stay: measured, never learnt from")]
-References = Annotated[str | None, typer.Option("--references", help="other subjects of the same relations")]
-Corpus = Annotated[str | None, typer.Option("--corpus", help="general text, column `text`; else the model writes it")]
-TemplatesFile = Annotated[Path | None, typer.Option("--templates", help="JSON: relation -> prompt, paraphrases")]
 Baselines = Annotated[str | None, typer.Option("--baselines", help="comma-separated: ascent,difference,npo,refusal")]
 Preset = Annotated[str, typer.Option("--preset", help="default, or paper: the official code's settings")]
 
 
-@app.command("run")
 def run(
     facts: FactsFile,
     out: Out,
@@ -61,10 +54,10 @@ def run(
     with progress() as on_progress:
         method = Law(
             model,
-            _read(facts, templates, skip_bad_rows),
+            facts_from(facts, templates, skip_bad_rows),
             args=args,
-            keep=_read(keep, templates, skip_bad_rows) if keep else (),
-            references=_read(references, templates, skip_bad_rows) if references else (),
+            keep=facts_from(keep, templates, skip_bad_rows) if keep else (),
+            references=facts_from(references, templates, skip_bad_rows) if references else (),
             corpus=corpus,
             on_progress=on_progress,
         )
@@ -74,7 +67,6 @@ def run(
         raise typer.Exit(NothingSelectedError.exit_code)
 
 
-@app.command("probe")
 def probe(
     facts: FactsFile,
     model: Model = "embedded",
@@ -88,7 +80,7 @@ def probe(
     from evolvent.methods.law.probe import probe as ask
     from evolvent.models.resolve import load_local
 
-    rows = _read(facts, templates, skip_bad_rows)
+    rows = facts_from(facts, templates, skip_bad_rows)
     with console.status(f"asking for {len(rows)} facts"):
         found = ask(load_local(model, dtype=dtype), rows)
     if output is not None:
@@ -103,7 +95,6 @@ def probe(
     console.print(f"{sum(k.known for k in found)} of {len(found)} facts are known", highlight=False)
 
 
-@app.command("revert")
 def revert(
     folder: Annotated[Path, typer.Argument(help="run folder of the wash")],
     out: Annotated[Path, typer.Option("--out", help="folder for the original model")],
@@ -114,7 +105,6 @@ def revert(
     console.print(f"model   {bring_back(folder, out)}", soft_wrap=True, highlight=False)
 
 
-@app.command("report")
 def report(folder: Annotated[Path, typer.Argument(help="run folder")]) -> None:
     """Print what a run found; its pages lie beside metrics.json as report.html and report.md."""
     path = folder / "metrics.json"
@@ -159,20 +149,6 @@ def demo(
         )
         result = method.run()
     _print_result(result)
-
-
-def _read(source: str, templates: Path | None, skip: bool) -> Facts:
-    from evolvent.data.facts import read_facts
-
-    given = None
-    if templates is not None:
-        if not templates.is_file():
-            raise DataError(f"{templates}: no such file")
-        try:
-            given = json.loads(templates.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{templates}, line {error.lineno}: not valid JSON ({error.msg})") from error
-    return read_facts(source, templates=given, skip_bad_rows=skip)
 
 
 def _print_result(result: LawResult) -> None:
