@@ -1,4 +1,4 @@
-"""The erasure ledger beside the ordinary wash: the same 32 facts, one round, the same settings.
+"""The erasure ledger beside the ordinary wash: the same 16 facts, one round, the same settings.
 
 python -m benchmarks.law.ledger wash --out runs/ledger        sums, ordinary wash and both measurements; resumes
 python -m benchmarks.law.ledger record runs/ledger            rows for results/law.json
@@ -26,7 +26,7 @@ from evolvent.methods.law.measurement import FORGET, GROUPS, Measurement
 from evolvent.models.resolve import load_local
 
 SEED = 0
-EACH = 8  # facts of each relation
+EACH = 4  # facts of each relation
 REFERENCES = 120
 QUESTIONS = ((FORGET, "prompt"), (FORGET, "paraphrase"), *((group, "prompt") for group in GROUPS))
 

@@ -113,12 +113,14 @@ class LawConfig(BaseModel):
     baselines: tuple[Baseline, ...] = ()
     baseline_lr: float = Field(1e-5, gt=0)
     baseline_epochs: int = Field(10, ge=1)
-    attacks: tuple[Literal["paraphrase", "chat", "4bit", "relearn", "membership"], ...] = (
+    attacks: tuple[Literal["paraphrase", "chat", "4bit", "relearn", "membership", "few-shot", "lens"], ...] = (
         "paraphrase",
         "chat",
         "4bit",
         "relearn",
         "membership",
+        "few-shot",
+        "lens",
     )
     relearn_steps: int = Field(10, ge=1)
     # machine

@@ -24,13 +24,20 @@ from evolvent.methods.law.corpus import general_texts, written_texts
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.gradient import forget_by_gradient, trained
 from evolvent.methods.law.layers import layers_for
-from evolvent.methods.law.measurement import FORGET, Measurement, Questionnaire, check_disjoint, metrics_of
+from evolvent.methods.law.measurement import (
+    FORGET,
+    SAME_RELATION,
+    Measurement,
+    Questionnaire,
+    check_disjoint,
+    metrics_of,
+)
 from evolvent.methods.law.patch import digest, save_patches
 from evolvent.methods.law.probe import Knowledge, probe
 from evolvent.methods.law.publishing import WARNING, before_and_after, publish
 from evolvent.methods.law.report import build_report
 from evolvent.methods.law.reverting import PATCHES, AppliedPatches, undo_patches
-from evolvent.methods.law.stages import QUESTIONS, TARGETS, WASH, load_round, settings
+from evolvent.methods.law.stages import TARGETS, WASH, asked, load_round, settings
 from evolvent.methods.law.statistics import Statistics, fingerprint, statistics
 from evolvent.methods.law.target_shards import learn_shards, load_targets
 from evolvent.methods.law.targets import Targets
@@ -309,16 +316,19 @@ class Law:
 
     def audit(self) -> Audit:
         """Attack the washed model; see :func:`~evolvent.methods.law.audit.attack`."""
-        layers = self.layers
 
         def compute(folder: Path) -> None:
+            known, never_known = self._references_by_knowledge()
+            same = zip(self.questions.facts(SAME_RELATION), self.variants["base"].groups[SAME_RELATION], strict=True)
             found = attack(
-                self.model,
-                [self.decoder.projections[layer] for layer in layers],
+                self.decoder,
+                self.layers,
                 self.questions,
                 base=self.variants["base"],
                 washed=self.variants["law"],
-                never_known=self._never_known(),
+                never_known=never_known,
+                shown=[*known, *(f for f, k in same if k.known)],
+                original=self.patches.set_aside,
                 args=self.args,
                 on_progress=lambda done, total, note: self.on_progress("audit", done, total, note),
             )
@@ -326,6 +336,7 @@ class Law:
 
         inputs = {"washed": self.patches.digests, **self._asked(), "lr": self.args.baseline_lr}
         inputs |= {"steps": self.args.relearn_steps, "references": self._data["references"]}
+        inputs |= settings(self.args, ["attacks"])
         self.audit_result = self._stage("audit", inputs, compute, lambda folder: Audit.load(folder / "audit.json"))
         return self.audit_result
 
@@ -407,11 +418,14 @@ class Law:
         return found
 
     def _asked(self) -> dict[str, Any]:
-        return {"data": self._data, **settings(self.args, QUESTIONS)}
+        return {"data": self._data, **asked(self.args)}
 
-    def _never_known(self) -> list[Fact]:
-        hits = probe(self.model, self.references, paraphrases=False, chat=False) if self.references else []
-        return [f for f, k in zip(self.references, hits, strict=True) if not k.known]
+    def _references_by_knowledge(self) -> tuple[list[Fact], list[Fact]]:
+        """References that the original model knows, and those that it does not."""
+        with self.patches.set_aside():
+            found = probe(self.model, self.references, paraphrases=False, chat=False) if self.references else []
+        pairs = list(zip(self.references, found, strict=True))
+        return [f for f, k in pairs if k.known], [f for f, k in pairs if not k.known]
 
     def _own_texts(self) -> list[str]:
         def compute(folder: Path) -> None:

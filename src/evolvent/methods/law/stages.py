@@ -49,6 +49,12 @@ def settings(args: LawConfig, names: Sequence[str]) -> dict[str, Any]:
     return {name: stored[name] for name in names}
 
 
+def asked(args: LawConfig) -> dict[str, Any]:
+    """How facts are asked for. Few-shot and lens ask in the audit only: with them, older measurements stay good."""
+    found = settings(args, QUESTIONS)
+    return {**found, "attacks": [a for a in found["attacks"] if a not in ("few-shot", "lens")]}
+
+
 def load_round(folder: Path) -> tuple[list[LayerEdit], dict[str, Patch]]:
     """Edits and patches of a finished round, in order."""
     edits = [LayerEdit(**e) for e in json.loads((folder / "edits.json").read_text())]

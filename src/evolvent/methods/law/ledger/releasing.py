@@ -208,21 +208,23 @@ def verify(
     _check_release(checkpoint, [r.sha256 for r in chain[number - 1 :]], own.receipt.request)
     washed = [(fact, opening) for fact, opening in opened if opening.washed]
     asked = [fact for fact, _ in washed]
-    args = ledger.args.model_copy(update={"attacks": tuple(attacks)})
+    args = LawConfig.model_validate({**ledger.args.model_dump(), "attacks": tuple(attacks)})
     model = load_local(checkpoint, dtype=args.dtype)
-    decoder = Decoder(model)
     audit = Audit()
     if asked:
         questions = Questionnaire(asked, [], ledger.held_out(), args)
         base = [Knowledge.from_dict(opening.before) for _, opening in washed]
         found = probe(model, asked, mode=args.probe_mode, max_new_tokens=args.max_new_tokens)
+        references = ledger.references() if "few-shot" in attacks else []
+        hits = probe(model, references, paraphrases=False, chat=False) if references else []
         audit = attack(
-            model,
-            [decoder.projections[layer] for layer in ledger.head.layers],
+            Decoder(model),
+            ledger.head.layers,
             questions,
             base=Measurement({FORGET: base}, math.nan),
             washed=Measurement({FORGET: found}, math.nan),
-            never_known=[],
+            never_known=[f for f, k in zip(references, hits, strict=True) if not k.known],
+            shown=[f for f, k in zip(references, hits, strict=True) if k.known],
             args=args,
         )
     evidence = audit.certificate(asked, Path(checkpoint))
