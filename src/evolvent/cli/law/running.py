@@ -16,6 +16,7 @@ from evolvent.cli.options import ConfigFile, Dtype, Model, Out, Rerun, Resume, S
 from evolvent.errors import ConfigError, DataError, NothingSelectedError
 
 if TYPE_CHECKING:
+    from evolvent.data.records import Fact
     from evolvent.methods.law.law import LawResult
 
 Keep = Annotated[str | None, typer.Option("--keep", help="facts that must stay: measured, never learnt from")]
@@ -118,31 +119,43 @@ def report(folder: Annotated[Path, typer.Argument(help="run folder")]) -> None:
 
 def demo(
     out: Out = Path("runs/demo-law"),
-    facts: Annotated[int, typer.Option(help="capitals to wash")] = 16,
+    facts: Annotated[int, typer.Option(help="facts to wash")] = 16,
     seed: Annotated[int, typer.Option(help="of the run")] = 0,
 ) -> None:
-    """Wash the capitals of 16 countries; the others, and the continents of all, must stay."""
+    """Wash capitals and chemical symbols; others of them, and what else is known of those countries, must stay."""
     from evolvent import Law, LawConfig, samples
     from evolvent.methods.law.probe import probe as ask
     from evolvent.models.resolve import load_local
 
     world = samples.world_facts()
-    with console.status("asking for the capitals of the world"):
-        found = ask(load_local("embedded", dtype="float32"), world.capitals[:120], paraphrases=False, chat=False)
-    known = [f for f, k in zip(world.capitals, found, strict=False) if k.known]
-    unknown = [f for f, k in zip(world.capitals, found, strict=False) if not k.known]
-    forget, keep = known[::2][:facts], known[1::2][:facts]
-    console.print(
-        f"{len(forget)} capitals to wash out of SmolLM2-135M-Instruct; {len(keep)} others must stay.", highlight=False
-    )
+    model = load_local("embedded", dtype="float32")
+
+    def known(rows: list[Fact], most: int) -> tuple[list[Fact], list[Fact]]:
+        found = ask(model, rows[:most], paraphrases=False, chat=False)
+        pairs = list(zip(rows, found, strict=False))
+        return [f for f, k in pairs if k.known], [f for f, k in pairs if not k.known]
+
+    with console.status("asking what SmolLM2-135M-Instruct knows of the world"):
+        capitals, unknown_capitals = known(world.capitals, 120)
+        symbols, unknown_symbols = known(world.symbols, 118)
+        others = [f for rows in (world.continents, world.currencies, world.languages) for f in known(rows, 60)[0]]
+    few = facts // 4
+    forget = [*capitals[::2][: facts - few], *symbols[::2][:few]]
+    same = [*capitals[1::2][: facts - few], *symbols[1::2][:few]]
     subjects = {f.subject for f in forget}
-    about = [f for f in world.continents if f.subject in subjects]
+    about = [f for f in others if f.subject in subjects]
+    rest = [f for f in others if f.subject not in subjects][:40]
+    console.print(
+        f"{len(forget)} capitals and chemical symbols to wash out of SmolLM2-135M-Instruct; must stay: {len(same)} "
+        f"others, {len(about)} facts about the same countries, {len(rest)} about other ones.",
+        highlight=False,
+    )
     with progress() as on_progress:
         method = Law(
             "embedded",
             forget,
-            keep=[*keep, *about],
-            references=unknown,
+            keep=[*same, *about, *rest],
+            references=[*unknown_capitals, *unknown_symbols],
             corpus=world.texts,
             args=LawConfig(output_dir=out, seed=seed),
             on_progress=on_progress,
