@@ -136,3 +136,11 @@ def test_a_ledger_takes_requests_in_releases_and_verifies(place):
     evidence = json.loads((place / "certificate.json").read_text())["evidence"]
     back = {f["id"] for f in evidence["facts"] if f["recovered_by"]}
     assert (code == 0) == (not back)
+
+
+def test_a_reader_of_documents_whose_context_is_too_short_says_so(place):
+    (place / "page.txt").write_text("The team won the cup. The bank raised its profit.")
+    code, _, err = evolvent("law", "facts", place / "page.txt", "--model", place / "model", "--out", place / "f.jsonl")
+    assert code == 2
+    assert "exceed the context of 128 tokens" in err
+    assert not (place / "f.jsonl").exists()

@@ -96,6 +96,39 @@ def probe(
     console.print(f"{sum(k.known for k in found)} of {len(found)} facts are known", highlight=False)
 
 
+def facts_command(
+    documents: Annotated[str, typer.Argument(help="folder of .txt and .md files, one such file, or .jsonl")],
+    out: Annotated[Path, typer.Option("--out", help="file that gets the facts, .jsonl")],
+    model: Model = "embedded",
+    reader: Annotated[str | None, typer.Option("--reader", help="model that lists the facts; else --model")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="write facts that --model does not know too")] = False,
+    dtype: Dtype = "auto",
+) -> None:
+    """Which facts of these documents does a model know? Writes them in the form that `run` takes."""
+    from evolvent.data.files import write_jsonl
+    from evolvent.methods.law.documents import facts_in
+    from evolvent.methods.law.probe import probe as ask
+    from evolvent.models.resolve import load, load_local
+
+    asked = load_local(model, dtype=dtype)
+    with progress() as on_progress:
+        found = facts_in(
+            documents,
+            asked if reader is None else load(reader, dtype=dtype),
+            on_progress=lambda done, total: on_progress("documents", done, total, "passages"),
+        )
+    known = [k.known for k in ask(asked, found, paraphrases=False, chat=False)]
+    rows = [f for f, k in zip(found, known, strict=True) if k or everything]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(out, (f.model_dump(exclude_defaults=True) for f in rows))
+    table = Table("fact", "known")
+    for fact, k in list(zip(found, known, strict=True))[:20]:
+        said = f"{(fact.prompt or '').replace('{}', fact.subject)} → {fact.object}"
+        table.add_row(shortened(said, 100), "yes" if k else "no")
+    console.print(table)
+    console.print(f"{sum(known)} of {len(found)} facts are known; {len(rows)} written to {out}", highlight=False)
+
+
 def revert(
     folder: Annotated[Path, typer.Argument(help="run folder of the wash")],
     out: Annotated[Path, typer.Option("--out", help="folder for the original model")],
