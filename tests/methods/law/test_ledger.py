@@ -217,6 +217,8 @@ def test_receipts_open_for_their_facts_only_and_the_chain_shows_every_change(pla
         own.opened(facts[4:5])
     with pytest.raises(ConfigError, match="request a is in this ledger already"):
         book.add(facts[4:5], receipt=tmp_path / "c.json", request="a")
+    with pytest.raises(ConfigError, match="the only receipt of another request"):
+        book.add(facts[4:5], receipt=tmp_path / "a.json")
     with pytest.raises(NothingSelectedError, match="knows none of the 1 facts"):
         book.add([wrong], receipt=tmp_path / "c.json")
     path = book.folder / "receipts" / "1.json"
@@ -226,6 +228,9 @@ def test_receipts_open_for_their_facts_only_and_the_chain_shows_every_change(pla
         book.receipts()
     path.write_text((book.folder / "receipts" / "2.json").read_text())
     with pytest.raises(DataError, match="one is missing"):
+        book.receipts()
+    path.write_text("{}")
+    with pytest.raises(DataError, match="none any more"):
         book.receipts()
     path.unlink()
     with pytest.raises(DataError, match="this receipt is missing"):
@@ -245,6 +250,8 @@ def test_verification_asks_the_released_weights_and_refuses_others(place, facts,
     assert known <= set(found.recovered)
     assert len(known) < 6
     assert set(found.certificate["evidence"]["attacks"]) == {"prompt", "paraphrase", "chat", "4bit"}
+    with pytest.raises(ConfigError, match="attacks=guess"):
+        verify(book, receipt, facts[:6], released.model, attacks=["guess"])
     with pytest.raises(DataError, match="not released from a ledger"):
         verify(book, receipt, facts[:6], place)
     early = begun(place, tmp_path / "ledger", facts, layers=(1,), target_steps=1)

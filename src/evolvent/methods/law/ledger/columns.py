@@ -115,11 +115,14 @@ def displacements(
 
 def in_units(sums: Streamed, units: Units) -> Streamed:
     """Sums of whole numbers in the units of the model, without rounding."""
-    scaled = Streamed(0, 0)
-    scaled.moment = sums.moment * units.key**2
-    scaled.cross = sums.cross * (units.key * units.residual)
-    scaled.count = sums.count
-    return scaled
+    return streamed(sums.moment * units.key**2, sums.cross * (units.key * units.residual), sums.count)
+
+
+def streamed(moment: Tensor, cross: Tensor, count: int) -> Streamed:
+    """Sums S (m, m) and B (d, m) that are there already."""
+    sums = Streamed(0, 0)
+    sums.moment, sums.cross, sums.count = moment, cross, count
+    return sums
 
 
 def _whole(values: Tensor, unit: float) -> Tensor:

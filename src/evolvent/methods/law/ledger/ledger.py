@@ -24,7 +24,7 @@ from typing import Any, Self
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -36,7 +36,7 @@ from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.corpus import general_texts, written_texts
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.layers import layers_for
-from evolvent.methods.law.ledger.columns import Units, add_fact
+from evolvent.methods.law.ledger.columns import Units, add_fact, streamed
 from evolvent.methods.law.ledger.receipts import Opening, OwnReceipt, Receipt, check_chain, commitment, nonce
 from evolvent.methods.law.probe import Knowledge, probe
 from evolvent.methods.law.spectral import Streamed
@@ -192,15 +192,14 @@ class Ledger:
             request: its id; None: a random one.
 
         Raises:
-            ConfigError: the id is taken, or another process adds.
+            ConfigError: the id is taken, the file is another request's receipt, or another process adds.
             NothingSelectedError: the model knows none of the facts; the ledger is as it was.
         """
         rows = list(read_facts(facts))
         with self._locked():
             head = self.head
             name = request or secrets.token_hex(6)
-            if any(r.request == name for r in self.receipts()):
-                raise ConfigError(f"{self.folder}: request {name} is in this ledger already")
+            self._check_new(name, Path(receipt))
             model = self.model
             known = self._known(rows)
             usable = rows_for(model, rows, wordings_for(model, self.args))
@@ -241,7 +240,10 @@ class Ledger:
             path = self.folder / "receipts" / f"{number}.json"
             if not path.is_file():
                 raise DataError(f"{path}: this receipt is missing")
-            found.append(Receipt.model_validate_json(path.read_text(encoding="utf-8")))
+            try:
+                found.append(Receipt.model_validate_json(path.read_text(encoding="utf-8")))
+            except ValidationError as error:
+                raise DataError(f"{path}: this receipt was changed, it is none any more") from error
         check_chain(found, head.beginning)
         if (found[-1].sha256 if found else head.beginning) != head.last:
             raise DataError(f"{self.folder}: the last receipt is not the one that ledger.json names")
@@ -298,6 +300,14 @@ class Ledger:
         return texts
 
     # --------------------------------------------------------------------------------------------- parts
+
+    def _check_new(self, request: str, receipt: Path) -> None:
+        chain = self.receipts()
+        if any(r.request == request for r in chain):
+            raise ConfigError(f"{self.folder}: request {request} is in this ledger already")
+        if receipt.is_file() and OwnReceipt.load(receipt).receipt in chain:
+            raise ConfigError(f"{receipt} is the only receipt of another request: choose another --receipt")
+        receipt.parent.mkdir(parents=True, exist_ok=True)
 
     def _known(self, facts: Sequence[Fact]) -> list[Knowledge]:
         args = self.args
@@ -376,15 +386,14 @@ def _save_sums(path: Path, sums: dict[int, Streamed], **notes: str) -> None:
 
 
 def _load_sums(path: Path, head: Head) -> dict[int, Streamed]:
-    sums = {}
     with safe_open(path, framework="pt") as file:
-        for layer in head.layers:
-            found = Streamed(0, 0)
-            found.moment = unpacked(file.get_tensor(f"{layer}/moment"), head.width)
-            found.cross = file.get_tensor(f"{layer}/cross")
-            found.count = int(file.metadata()["count"])
-            sums[layer] = found
-    return sums
+        count = int(file.metadata()["count"])
+        return {
+            layer: streamed(
+                unpacked(file.get_tensor(f"{layer}/moment"), head.width), file.get_tensor(f"{layer}/cross"), count
+            )
+            for layer in head.layers
+        }
 
 
 def _notes(path: Path) -> dict[str, str]:

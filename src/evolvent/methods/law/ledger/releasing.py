@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from evolvent.data.facts import FactRows, facts_digest, read_facts
 from evolvent.data.files import write_json
@@ -197,7 +198,7 @@ def verify(
 
     Raises:
         DataError: the receipt is not in the ledger's chain, a fact was not in the request, the weights were released
-            before it or were changed since.
+            before it or were changed since. ConfigError: an attack of another name.
     """
     own = OwnReceipt.load(receipt)
     chain = ledger.receipts()
@@ -208,7 +209,10 @@ def verify(
     _check_release(checkpoint, [r.sha256 for r in chain[number - 1 :]], own.receipt.request)
     washed = [(fact, opening) for fact, opening in opened if opening.washed]
     asked = [fact for fact, _ in washed]
-    args = LawConfig.model_validate({**ledger.args.model_dump(), "attacks": tuple(attacks)})
+    try:
+        args = LawConfig.model_validate({**ledger.args.model_dump(), "attacks": tuple(attacks)})
+    except ValidationError as error:
+        raise ConfigError(f"attacks={', '.join(attacks)}: {error.errors()[0]['msg']}") from error
     model = load_local(checkpoint, dtype=args.dtype)
     audit = Audit()
     if asked:
