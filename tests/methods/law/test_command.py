@@ -108,3 +108,39 @@ def test_a_finished_run_is_refused_without_resume_and_with_other_settings(place)
     code, _, err = run(place, "run", "--set", "clamp=2.0")
     assert code == 2
     assert "clamp: 3.0 there, 2.0 now" in err
+
+
+def test_a_ledger_takes_requests_in_releases_and_verifies(place):
+    sets = {"layers": "[1,2]", "target_steps": 3, "target_lr": 0.5, "clamp": 3.0, "stats_tokens": 300, "beta_rel": 50.0}
+    sets |= {"max_ppl_ratio": 50.0, "max_new_tokens": 3}
+    chosen = [x for k, v in sets.items() for x in ("--set", f"{k}={v}")]
+    begin = ["--model", place / "model", "--corpus", place / "text.jsonl", *chosen]
+    book, receipt = place / "ledger", place / "receipt.json"
+    asked = ("--facts", place / "facts.jsonl", "--receipt", receipt)
+    code, out, err = evolvent("law", "ledger", "add", book, *asked, "--request", "first", *begin)
+    assert code == 0, err
+    assert "request first: 3 of 3 facts are known" in out
+    code, _, err = evolvent("law", "ledger", "add", book, *asked, *begin)
+    assert code == 2
+    assert "fixed when this ledger began" in err
+    code, out, err = evolvent("law", "ledger", "list", book)
+    assert code == 0, err
+    assert "3 facts in 1 requests, blocks 1, 2" in out
+    code, out, err = evolvent("law", "ledger", "release", book, "--out", place / "released", "--set", "lam_scale=0.05")
+    assert code == 0, err
+    assert str(place / "released" / "checkpoint") in out
+    weights = ("--model", place / "released" / "checkpoint")
+    code, out, err = evolvent("law", "ledger", "verify", book, *asked, *weights, "--json", place / "certificate.json")
+    assert code in (0, 4), err
+    assert "3 facts were in it" in out
+    evidence = json.loads((place / "certificate.json").read_text())["evidence"]
+    back = {f["id"] for f in evidence["facts"] if f["recovered_by"]}
+    assert (code == 0) == (not back)
+
+
+def test_a_reader_of_documents_whose_context_is_too_short_says_so(place):
+    (place / "page.txt").write_text("The team won the cup. The bank raised its profit.")
+    code, _, err = evolvent("law", "facts", place / "page.txt", "--model", place / "model", "--out", place / "f.jsonl")
+    assert code == 2
+    assert "exceed the context of 128 tokens" in err
+    assert not (place / "f.jsonl").exists()

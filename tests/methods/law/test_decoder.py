@@ -52,6 +52,14 @@ def test_keys_and_states_read_in_batches_are_those_of_one_row_at_a_time(decoder)
     assert not decoder.projections[LAYER].module._forward_pre_hooks
 
 
+def test_the_moment_counts_shared_beginnings_once_and_leaves_out_what_is_washed(decoder):
+    rows = [(5, 6, 7), (5, 6, 8, 9), (5, 6, 7), (4,)]
+    found = decoder.moment(rows, 2, skip=[2, None, None, None])
+    once = [(5,), (5, 6), (5, 6, 8), (5, 6, 8, 9), (4,)]
+    keys = decoder.read(once, keys=[2])[0][2].double()
+    torch.testing.assert_close(found, keys.T @ keys, rtol=1e-4, atol=1e-5)
+
+
 def test_suffixes_give_the_log_probabilities_and_gradients_of_whole_rows(decoder):
     own = rows(decoder)
     deltas = torch.randn(len(own), 48, generator=torch.Generator().manual_seed(0)).requires_grad_(True)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from evolvent import Law, LawConfig
 from evolvent.errors import ConfigError, DataError, ModelError, NothingSelectedError
-from evolvent.methods.law import law, washing
+from evolvent.methods.law import law, target_shards, washing
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.patch import load_patches
 from evolvent.methods.law.reverting import revert
@@ -135,9 +135,9 @@ def test_the_certificate_covers_every_attack_and_every_fact(washed):
         result.metrics["known/forget/law"] * len(washer.known)
     )
     assert certificate["attacks"]["relearn"]["tried"] == len(washer.known) - len(washer.known) // 2
-    assert {"4bit", "prompt", "relearn"} <= set(certificate["attacks"])
+    assert {"4bit", "prompt", "relearn", "few-shot", "lens"} <= set(certificate["attacks"])
     assert all(0 < a["at_most"] <= 1 for a in certificate["attacks"].values() if a["tried"])
-    assert "membership_auroc/forget/law" in result.metrics or not washer._never_known()
+    assert "membership_auroc/forget/law" in result.metrics or not washer._references_by_knowledge()[1]
 
 
 def test_the_page_says_what_the_metrics_say(washed):
@@ -174,7 +174,7 @@ def test_a_run_killed_at_any_instant_ends_with_the_same_bytes(folder, tmp_path, 
     method(folder, tmp_path / "whole").run()
     expected = (tmp_path / "whole" / "checkpoint" / "model.safetensors").read_bytes()
     owner, name, fatal = {
-        "targets": (law, "learn_targets", 1),
+        "targets": (target_shards, "learn_targets", 1),
         "block": (washing._Problem, "solve", 2),
         "between": (law, "wash_round", 1),
         "audit": (law, "attack", 1),

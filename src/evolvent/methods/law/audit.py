@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import Tensor
 from evolvent.data.records import Fact
 from evolvent.evaluation.metrics import auroc
 from evolvent.methods.law.config import LawConfig
-from evolvent.methods.law.decoder import DownProjection
+from evolvent.methods.law.decoder import Decoder
+from evolvent.methods.law.elicitation import few_shot, lens
 from evolvent.methods.law.gradient import known_share, relearn, trained
 from evolvent.methods.law.measurement import FORGET, Measurement, Questionnaire
 from evolvent.methods.law.probe import probe
@@ -81,29 +82,33 @@ class Audit:
 
 
 def attack(
-    model: LocalModel,
-    edited: Sequence[DownProjection],
+    decoder: Decoder,
+    layers: Sequence[int],
     questions: Questionnaire,
     *,
     base: Measurement,
     washed: Measurement,
     never_known: Sequence[Fact],
+    shown: Sequence[Fact] = (),
+    original: Callable[[], AbstractContextManager[None]] | None = None,
     args: LawConfig,
     on_progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Audit:
     """Try to get the washed facts back; the model is left as it was.
 
     Args:
-        model: the washed model.
-        edited: its edited matrices.
+        decoder: the washed model; layers: its edited blocks.
         questions: what is asked.
         base: measurement before; paraphrases and chats count where they were answered then.
         washed: measurement after.
-        never_known: facts that the model never knew, for the membership probe.
+        never_known: facts that the model never knew: the membership probe's others, and what few-shot and lens give of
+            facts that cannot come back.
+        shown: known facts that few-shot prompts may show.
+        original: a context inside which the model has its original weights, for what few-shot and lens gave before.
         args: `attacks`, `relearn_steps`, `baseline_lr`, `seed`.
         on_progress: called with (attacks done, attacks, name).
     """
-    audit = Audit()
+    audit, model = Audit(), decoder.model
     pairs = list(zip(questions.forget, base.groups[FORGET], washed.groups[FORGET], strict=True))
     audit.recovered["prompt"] = {f.id: k.known for f, _, k in pairs}
     for number, name in enumerate(args.attacks):
@@ -115,17 +120,44 @@ def attack(
         elif name == "chat":
             audit.recovered[name] = {f.id: bool(k.chat) for f, b, k in pairs if b.chat}
         elif name == "4bit":
-            with quantised(edited):
+            with quantised(decoder, layers):
                 found = probe(model, questions.forget, paraphrases=False, chat=False)
                 audit.metrics["perplexity/general/law-4bit"] = questions.perplexity(model)
             audit.recovered[name] = {k.id: k.known for k in found}
             audit.metrics["known/forget/law-4bit"] = float(np.mean([k.known for k in found]))
         elif name == "relearn":
             _relearn(model, questions.forget, args, audit)
+        elif name in ("few-shot", "lens"):
+            _elicit(name, decoder, questions.forget, never_known, shown, original, args, audit)
         elif name == "membership" and never_known:
             _membership(model, base, washed, never_known, audit)
     on_progress(len(args.attacks), len(args.attacks), "")
     return audit
+
+
+def _elicit(
+    name: str,
+    decoder: Decoder,
+    facts: Sequence[Fact],
+    never_known: Sequence[Fact],
+    shown: Sequence[Fact],
+    original: Callable[[], AbstractContextManager[None]] | None,
+    args: LawConfig,
+    audit: Audit,
+) -> None:
+    """Ask after demonstrations or inside the model, before and after, and for facts that it never knew."""
+
+    def asked(group: Sequence[Fact]) -> dict[str, bool]:
+        if name == "few-shot":
+            return few_shot(decoder.model, group, shown, seed=args.seed)
+        return {f.id: bool(row.any()) for f, row in zip(group, lens(decoder, group), strict=True)}
+
+    audit.recovered[name] = asked(facts)
+    said = {f"known/forget/law-{name}": audit.recovered[name], f"known/never-known/law-{name}": asked(never_known)}
+    if original is not None:
+        with original():
+            said[f"known/forget/base-{name}"] = asked(facts)
+    audit.metrics |= {key: float(np.mean(list(rows.values()))) for key, rows in said.items() if rows}
 
 
 def _relearn(model: LocalModel, facts: Sequence[Fact], args: LawConfig, audit: Audit) -> None:
@@ -157,8 +189,9 @@ def _membership(
 
 
 @contextmanager
-def quantised(edited: Sequence[DownProjection]) -> Iterator[None]:
-    """Inside, the matrices have been through 4 bits."""
+def quantised(decoder: Decoder, layers: Sequence[int]) -> Iterator[None]:
+    """Inside, the down-projections of these blocks have been through 4 bits."""
+    edited = [decoder.projections[layer] for layer in layers]
     before = [p.weight.clone() for p in edited]
     for projection in edited:
         projection.write(four_bits(projection.weight))

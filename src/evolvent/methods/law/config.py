@@ -38,14 +38,13 @@ class LawConfig(BaseModel):
         contexts: wordings around each prompt: "auto" (bare, a neutral prefix and, where there is a chat template, two
             chat forms), "bare", or "sampled" (official code: bare and five beginnings that the model writes).
         key_contexts: "each" wording is a column of its own, or their "mean" is (official code).
-        contrast: share of the mean key of a fact's relation that is taken out of its key before solving.
         beta_rel: most output energy that an edit may add on general text, as a share of the layer's own.
         lam: weight of the general keys; "auto" is `lam_scale` times the median of the spectrum, "norm_window" is the
             official search for a norm between a third and three quarters of the weight's.
         lam_scale: see `lam`.
         ridge: share of the mean eigenvalue that is added to C0; grows tenfold until Cholesky succeeds.
-        n_references: most reference subjects whose keys are protected.
-        mu_ratio: weight of a reference key over `lam`; 0 protects none.
+        n_references: most reference subjects whose prompts are protected.
+        mu_ratio: weight of one protected token over `lam`, which is that of the mean general token; 0 protects none.
         eliminate: when a fact is left out of the next block of a round: "never" (it is washed with all blocks), when it
             is gone in all "wordings" (contexts, paraphrases and the question), in all "contexts" (measured: more of
             the relation stays, and more comes back by paraphrase), or after the bare "prompt" (official code).
@@ -90,20 +89,15 @@ class LawConfig(BaseModel):
     target_steps: int = Field(12, ge=1)
     target_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     target_lr: float = Field(0.15, gt=0)
-    clamp: float = Field(0.6, gt=0)
+    clamp: float = Field(0.35, gt=0)
     kl_factor: float = Field(0.0625, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     target_loss: float = Field(0.05, ge=0)
     contexts: Literal["auto", "bare", "sampled"] = "auto"
     key_contexts: Literal["mean", "each"] = "mean"
-    contrast: float = Field(0.0, ge=0, le=1)
     # what is protected, and when to stop
     n_references: int = Field(512, ge=0)
-    mu_ratio: float = Field(1.0, ge=0)
-    sentences: int = Field(0, ge=0)
-    even: bool = False
-    edit_position: Literal["subject_last", "prompt_last"] = "subject_last"
-    protect: Literal["prompt", "subject"] = "subject"
+    mu_ratio: float = Field(1e-3, ge=0)
     eliminate: Literal["never", "wordings", "contexts", "prompt"] = "never"
     max_rounds: int = Field(3, ge=1)
     stop_accuracy: float = Field(0.02, ge=0, lt=1)
@@ -117,12 +111,14 @@ class LawConfig(BaseModel):
     baselines: tuple[Baseline, ...] = ()
     baseline_lr: float = Field(1e-5, gt=0)
     baseline_epochs: int = Field(10, ge=1)
-    attacks: tuple[Literal["paraphrase", "chat", "4bit", "relearn", "membership"], ...] = (
+    attacks: tuple[Literal["paraphrase", "chat", "4bit", "relearn", "membership", "few-shot", "lens"], ...] = (
         "paraphrase",
         "chat",
         "4bit",
         "relearn",
         "membership",
+        "few-shot",
+        "lens",
     )
     relearn_steps: int = Field(10, ge=1)
     # machine

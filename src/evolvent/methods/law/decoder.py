@@ -116,7 +116,12 @@ class Decoder:
     # ------------------------------------------------------------------------------------------ reading
 
     def read(
-        self, rows: Sequence[Tokens], *, keys: Sequence[int], residual: int | None = None
+        self,
+        rows: Sequence[Tokens],
+        *,
+        keys: Sequence[int],
+        residual: int | None = None,
+        added: Mapping[int, Tensor] | None = None,
     ) -> tuple[dict[int, Tensor], Tensor | None]:
         """Keys and residual states at the last token of each row; blocks above the last one asked for do not run.
 
@@ -124,6 +129,7 @@ class Decoder:
             rows: token ids, each ending with the token that is read.
             keys: blocks whose down-projection inputs are wanted.
             residual: block after which the residual stream is wanted.
+            added: block -> what is added to the state of each row's last token behind it (d,).
 
         Returns:
             block -> keys (rows, m), and states (rows, d); float32.
@@ -133,7 +139,7 @@ class Decoder:
         caught: dict[int | str, list[Tensor]] = {layer: [] for layer in keys}
         caught["residual"] = []
         order: list[int] = []
-        with self._catching(caught, keys, residual, last):
+        with self._catching(caught, keys, residual, last, added or {}):
             for chunk in in_chunks(distinct, 16 * self.model.max_batch_tokens):
                 self._read_chunk(chunk, distinct, order)
         place = {distinct[i]: p for p, i in enumerate(order)}
@@ -149,50 +155,64 @@ class Decoder:
             layer: block whose keys are summed.
             skip: a position of each row that is left out, or None.
         """
-        seen = {row[: at + 1] for row, at in zip(rows, skip, strict=True) if at is not None}
+        seen = {hash(row[: at + 1]) for row, at in zip(rows, skip, strict=True) if at is not None}
+        distinct = list(dict.fromkeys(rows))
+        fresh: list[list[bool]] = []
+        for row in distinct:
+            beginnings = [hash(row[: at + 1]) for at in range(len(row))]
+            fresh.append([b not in seen for b in beginnings])
+            seen.update(beginnings)
         total = torch.zeros(self.width, self.width, dtype=torch.float64)
-        chosen: Tensor
 
-        def add(_: Any, inputs: tuple[Tensor, ...]) -> None:
-            keys = inputs[0][chosen].float().cpu()
-            total.add_((keys.T @ keys).double())
+        def add(batch: list[int], _: int, keys: Tensor, __: Tensor) -> None:
+            chosen = torch.zeros(keys.shape[:2], dtype=torch.bool)
+            for place, i in enumerate(batch):
+                chosen[place, : len(fresh[i])] = torch.tensor(fresh[i])
+            wanted = keys[chosen.to(keys.device)].float().cpu()
+            total.add_((wanted.T @ wanted).double())
 
-        def stop(_: Any, __: Any, ___: Any) -> None:
+        self.visit(distinct, [layer], add)
+        return total
+
+    def visit(
+        self, rows: Sequence[Tokens], layers: Sequence[int], see: Callable[[list[int], int, Tensor, Tensor], None]
+    ) -> None:
+        """Run rows, padded on the right, through the blocks up to the last of `layers`.
+
+        Args:
+            rows: token ids.
+            layers: blocks.
+            see: called with (numbers of the rows, block, keys (rows, longest, m), values (rows, longest, d)).
+        """
+        batch: list[int] = []
+
+        def hook_for(layer: int) -> Callable[..., None]:
+            return lambda _, inputs, output: see(batch, layer, inputs[0], output)
+
+        def stop(*_: Any) -> None:
             raise _FarEnoughError
 
-        handles = [
-            self.projections[layer].module.register_forward_pre_hook(add),
-            self.blocks[layer].register_forward_hook(stop),
-        ]
-        ordered = sorted(set(rows), key=len)
-        lengths = [len(row) for row in ordered]
-
-        def run(batch: list[int]) -> None:
-            nonlocal chosen
-            longest = max(lengths[i] for i in batch)
-            ids = torch.full((len(batch), longest), self.model.pad_token)
-            mask, fresh = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-            for place, i in enumerate(batch):
-                row = ordered[i]
-                ids[place, : len(row)] = torch.tensor(row)
-                mask[place, : len(row)] = 1
-                for at in range(len(row)):
-                    if row[: at + 1] not in seen:
-                        seen.add(row[: at + 1])
-                        fresh[place, at] = True
-            chosen = fresh.to(self.model.device)
+        def run(chosen: list[int]) -> None:
+            batch[:] = chosen
+            longest = max(len(rows[i]) for i in chosen)
+            ids, mask = torch.full((2, len(chosen), longest), self.model.pad_token)
+            mask.zero_()
+            for place, i in enumerate(chosen):
+                ids[place, : len(rows[i])] = torch.tensor(rows[i])
+                mask[place, : len(rows[i])] = 1
+            device = self.model.device
             with suppress(_FarEnoughError):
-                self.model.module(
-                    input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device), use_cache=False
-                )
+                self.model.module(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
 
+        handles = [self.projections[layer].module.register_forward_hook(hook_for(layer)) for layer in layers]
+        handles.append(self.blocks[max(layers)].register_forward_hook(stop))
         try:
             with torch.inference_mode():
-                run_batches(token_budget_batches(lengths, self.model.max_batch_tokens), run)
+                for chosen in token_budget_batches([len(row) for row in rows], self.model.max_batch_tokens):
+                    run(chosen)
         finally:
             for handle in handles:
                 handle.remove()
-        return total
 
     def _read_chunk(self, chunk: Sequence[Tokens], distinct: Sequence[Tokens], order: list[int]) -> None:
         number = {row: i for i, row in enumerate(distinct)}
@@ -214,7 +234,12 @@ class Decoder:
 
     @contextmanager
     def _catching(
-        self, caught: dict[Any, list[Tensor]], keys: Sequence[int], residual: int | None, last: int
+        self,
+        caught: dict[Any, list[Tensor]],
+        keys: Sequence[int],
+        residual: int | None,
+        last: int,
+        added: Mapping[int, Tensor],
     ) -> Iterator[None]:
         self._active = True
 
@@ -229,6 +254,8 @@ class Decoder:
             def hook(_: Any, __: Any, output: Any) -> None:
                 if not self._active:
                     return
+                if layer in added:
+                    states_of(output)[:, -1] += added[layer].to(states_of(output))
                 if layer == residual:
                     caught["residual"].append(states_of(output)[:, -1].float().cpu())
                 if layer == last:
@@ -239,7 +266,7 @@ class Decoder:
         handles = [self.projections[layer].module.register_forward_pre_hook(key_hook(layer)) for layer in keys]
         handles += [
             self.blocks[layer].register_forward_hook(block_hook(layer))
-            for layer in {last, *([] if residual is None else [residual])}
+            for layer in {last, *added, *([] if residual is None else [residual])}
         ]
         try:
             yield

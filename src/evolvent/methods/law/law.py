@@ -9,47 +9,49 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-
 from evolvent.data.facts import FactRows, facts_digest, read_facts
 from evolvent.data.records import Fact
-from evolvent.errors import DataError, ModelError, NothingSelectedError
+from evolvent.errors import NothingSelectedError
 from evolvent.methods.law.audit import Audit, attack
 from evolvent.methods.law.config import LawConfig
-from evolvent.methods.law.corpus import general_texts, written_sentences, written_texts
+from evolvent.methods.law.corpus import general_texts, written_texts
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.gradient import forget_by_gradient, trained
-from evolvent.methods.law.measurement import FORGET, Measurement, Questionnaire, check_disjoint, metrics_of
-from evolvent.methods.law.patch import Patch, digest, load_patches, save_patches
+from evolvent.methods.law.layers import layers_for
+from evolvent.methods.law.measurement import (
+    FORGET,
+    SAME_RELATION,
+    Measurement,
+    Questionnaire,
+    check_disjoint,
+    metrics_of,
+)
+from evolvent.methods.law.patch import digest, save_patches
 from evolvent.methods.law.probe import Knowledge, probe
+from evolvent.methods.law.publishing import WARNING, before_and_after, publish
 from evolvent.methods.law.report import build_report
-from evolvent.methods.law.reverting import PATCHES, UNDO, undo_patches
+from evolvent.methods.law.reverting import PATCHES, AppliedPatches, undo_patches
+from evolvent.methods.law.stages import TARGETS, WASH, asked, load_round, settings
 from evolvent.methods.law.statistics import Statistics, fingerprint, statistics
-from evolvent.methods.law.targets import Targets, learn_targets, learner_of, mean_targets, suffix_form_agrees
+from evolvent.methods.law.target_shards import learn_shards, load_targets
+from evolvent.methods.law.targets import Targets
 from evolvent.methods.law.washing import LayerEdit, Washables, wash_round
-from evolvent.methods.law.wordings import BARE, PREFIX, Row, Wording, at_the_end, row_for, rows_for, wordings_for
+from evolvent.methods.law.wordings import Wording, rows_for, wordings_for
 from evolvent.models.local import LocalModel
-from evolvent.models.prefixes import Tokens
-from evolvent.models.quiet import quiet
 from evolvent.models.resolve import load_local
 from evolvent.runs.folder import Run
-from evolvent.runs.lineage import Lineage, write_lineage
+from evolvent.runs.lineage import Lineage
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OnProgress = Callable[[str, int, int, str], None]
-SHARD_FACTS = 256  # facts whose targets are learnt and written together
-FIRST_LAYER = 0.13  # of the depth; measured on SmolLM2: block 4 of 30
 
 
 @dataclass(frozen=True)
@@ -171,10 +173,10 @@ class Law:
                 "references": facts_digest(self.references),
                 "model": self.fingerprint,
             }
-            self.patches: dict[str, Patch] = {}
+            self.patches = AppliedPatches(self.decoder)
             self.wordings: list[Wording] = wordings_for(model, args)
             self.texts, self.held_out = general_texts(self._corpus, self._own_texts)
-            self.locate()
+            self.layers = layers_for(self.decoder, self.args)
             yield folder
 
     # -------------------------------------------------------------------------------------------- stages
@@ -205,7 +207,7 @@ class Law:
 
     def measure(self, variant: str) -> Measurement:
         """Ask the model, as it is now, for what must stay; the facts to forget were asked for last."""
-        inputs = {"variant": variant, "washed": [p.after for p in self.patches.values()], **self._asked()}
+        inputs = {"variant": variant, "washed": self.patches.digests, **self._asked()}
         found: Measurement = self._stage(
             f"measure-{variant}",
             inputs,
@@ -214,20 +216,6 @@ class Law:
         )
         self.variants[variant] = found
         return found
-
-    def locate(self) -> tuple[int, ...]:
-        """L6: the blocks to edit; "auto" takes `n_layers` from 0.13 of the depth on, behind the attention sinks."""
-        if self.args.layers != "auto":
-            self.layers = tuple(self.args.layers)
-            if self.layers[-1] >= len(self.decoder) - 1:
-                raise ModelError(
-                    f"layers={self.layers}: {self.model.name} has blocks 0 to {len(self.decoder) - 1}, and at least "
-                    "one must follow the last edited one"
-                )
-            return self.layers
-        first = round(FIRST_LAYER * len(self.decoder))
-        self.layers = tuple(range(first, min(first + self.args.n_layers, len(self.decoder) - 1)))
-        return self.layers
 
     def statistics(self) -> dict[int, Statistics]:
         """C0 of the chosen blocks, from the cache or from one pass over the corpus."""
@@ -245,56 +233,26 @@ class Law:
         """L2a: where the state of each fact that is still known shall go."""
         if self.round == 1:
             self.pending = self.known
-        self.rows = self._rows_for(self.pending)
+        self.rows = rows_for(self.model, self.pending, self.wordings)
         last = self.layers[-1]
 
         def compute(folder: Path) -> None:
-            shards = range(0, len(self.pending), SHARD_FACTS)
-            missing = [s for s in shards if not (folder / f"{s}.safetensors").is_file()]
-            if not missing:
-                return
-            with learner_of(self.model, self.args.target_dtype) as decoder:
-                whole = not suffix_form_agrees(decoder, last, self.rows[0])
-                for start in missing:
-                    part = slice(start, start + SHARD_FACTS)
-                    found = self._learn(decoder, self.pending[part], self.rows[part], whole)
-                    notes = {"losses": found.losses, "reached": found.reached}
-                    temporary = folder / f"{start}.new"
-                    save_file({"deltas": found.deltas}, temporary, metadata={"notes": json.dumps(notes)})
-                    temporary.replace(folder / f"{start}.safetensors")
+            learn_shards(
+                folder,
+                self.model,
+                self.pending,
+                self.rows,
+                last,
+                self.args,
+                references=self.references,
+                wordings=self.wordings,
+                on_progress=lambda s, n, note: self.on_progress(f"targets-{self.round}", s, n, note),
+            )
 
-        inputs = {"layer": last, "round": self.round, **self._asked(), **self._settings(TARGET_SETTINGS)}
-        if self.args.edit_position != "subject_last":
-            inputs["edit"] = self.args.edit_position
-        inputs |= {"facts": facts_digest(self.pending), "washed": [p.after for p in self.patches.values()]}
+        inputs = {"layer": last, "round": self.round, **self._asked(), **settings(self.args, TARGETS)}
+        inputs |= {"facts": facts_digest(self.pending), "washed": self.patches.digests}
         self.learnt: Targets = self._stage(f"targets-{self.round}", inputs, compute, load_targets)
         return self.learnt
-
-    def _rows_for(self, facts: Sequence[Fact]) -> list[list[Row]]:
-        rows = rows_for(self.model, facts, self.wordings)
-        return at_the_end(rows) if self.args.edit_position == "prompt_last" else rows
-
-    def sentences(self) -> list[tuple[Tokens, int | None]]:
-        if not self.args.sentences:
-            return []
-
-        def compute(folder: Path) -> None:
-            found = written_sentences(
-                self.model, [*self.known, *self.references], each=self.args.sentences, seed=self.args.seed
-            )
-            (folder / "sentences.json").write_text(json.dumps(found))
-
-        inputs = {"each": self.args.sentences, **self._asked()}
-        texts = self._stage(
-            "sentences", inputs, compute, lambda folder: json.loads((folder / "sentences.json").read_text())
-        )
-        rows = []
-        for number, (fact, own) in enumerate(zip([*self.known, *self.references], texts, strict=True)):
-            for text in own:
-                row = row_for(self.model, fact, Wording("prefix", before=PREFIX), template="{}" + text)
-                if row is not None:
-                    rows.append((row.tokens, row.edit if number < len(self.known) else None))
-        return rows
 
     def wash(self) -> list[LayerEdit]:
         """L2c to L5: spread the displacements over the blocks; facts that are gone are left out of the next block."""
@@ -303,9 +261,8 @@ class Law:
             self.pending,
             self.rows,
             self.learnt.deltas,
-            settled=self._rows_for(gone),
-            references=[own[:1] for own in self._rows_for(self.references)],
-            sentences=self.sentences(),
+            settled=rows_for(self.model, gone, self.wordings),
+            references=[own[:1] for own in rows_for(self.model, self.references, self.wordings)],
         )
 
         def compute(folder: Path) -> None:
@@ -320,14 +277,14 @@ class Law:
             )
             save_patches(folder / PATCHES, {f"{self.round}/{k}": p for k, p in patches.items()})
             (folder / "edits.json").write_text(json.dumps([e.to_dict() for e in edits]))
-            self._undo(patches.values())
+            undo_patches(self.decoder, list(patches.values()))
 
-        inputs = {"round": self.round, "layers": self.layers, **self._asked(), **self._settings(WASH_SETTINGS)}
+        inputs = {"round": self.round, "layers": self.layers, **self._asked(), **settings(self.args, WASH)}
         inputs |= {"targets": digest(self.learnt.deltas), "corpus": len(self.texts)}
         edits: list[LayerEdit]
-        edits, patches = self._stage(f"wash-{self.round}", inputs, compute, _load_round)
+        edits, patches = self._stage(f"wash-{self.round}", inputs, compute, load_round)
         self.edits.append(edits)
-        self._apply(patches)
+        self.patches.apply(patches)
         return edits
 
     def verify(self) -> bool:
@@ -336,7 +293,7 @@ class Law:
         Returns:
             whether another round is needed.
         """
-        inputs = {"washed": [p.after for p in self.patches.values()], **self._asked()}
+        inputs = {"washed": self.patches.digests, **self._asked()}
         checked: Measurement = self._stage(
             f"verify-{self.round}",
             inputs,
@@ -349,7 +306,8 @@ class Law:
         if self.args.on_budget == "stop" and self.ppl_ratio > self.args.max_ppl_ratio:
             self.folder.event("budget", round=self.round, ppl_ratio=self.ppl_ratio)
             logger.warning("round %d: perplexity x%.3f is over the budget: taken back", self.round, self.ppl_ratio)
-            self._take_back_round()
+            self.patches.take_back(self.round)
+            self.edits.pop()
             return False
         self.found = checked.groups[FORGET]
         known = {k.id for k in self.found if k.anywhere}
@@ -358,23 +316,27 @@ class Law:
 
     def audit(self) -> Audit:
         """Attack the washed model; see :func:`~evolvent.methods.law.audit.attack`."""
-        layers = self.layers
 
         def compute(folder: Path) -> None:
+            known, never_known = self._references_by_knowledge()
+            same = zip(self.questions.facts(SAME_RELATION), self.variants["base"].groups[SAME_RELATION], strict=True)
             found = attack(
-                self.model,
-                [self.decoder.projections[layer] for layer in layers],
+                self.decoder,
+                self.layers,
                 self.questions,
                 base=self.variants["base"],
                 washed=self.variants["law"],
-                never_known=self._never_known(),
+                never_known=never_known,
+                shown=[*known, *(f for f, k in same if k.known)],
+                original=self.patches.set_aside,
                 args=self.args,
                 on_progress=lambda done, total, note: self.on_progress("audit", done, total, note),
             )
             found.save(folder / "audit.json")
 
-        inputs = {"washed": [p.after for p in self.patches.values()], **self._asked(), "lr": self.args.baseline_lr}
+        inputs = {"washed": self.patches.digests, **self._asked(), "lr": self.args.baseline_lr}
         inputs |= {"steps": self.args.relearn_steps, "references": self._data["references"]}
+        inputs |= settings(self.args, ["attacks"])
         self.audit_result = self._stage("audit", inputs, compute, lambda folder: Audit.load(folder / "audit.json"))
         return self.audit_result
 
@@ -384,7 +346,7 @@ class Law:
         for kind in self.args.baselines:
 
             def compute(folder: Path, kind: str = kind) -> None:
-                with self._original(), trained(self.model, self.args.baseline_lr) as optimizer:
+                with self.patches.set_aside(), trained(self.model, self.args.baseline_lr) as optimizer:
                     done = forget_by_gradient(
                         self.model,
                         optimizer,
@@ -420,7 +382,20 @@ class Law:
             "rounds": len(self.edits),
             "perplexity/ratio": self.variants["law"].perplexity / self.variants["base"].perplexity,
         }
-        checkpoint = self._publish(metrics)
+        before, after = before_and_after(metrics)
+        lineage = Lineage(
+            parent=self.model.name,
+            parent_digest=self.fingerprint,
+            method="law",
+            config=self.args.model_dump(mode="json"),
+            data=self._data,
+            seed=self.args.seed,
+            wall_seconds=sum(self.folder.seconds.values()),
+            metrics_before=before,
+            metrics_after=after,
+            notes=[WARNING],
+        )
+        checkpoint = publish(self.folder.folder, self.model, self.patches, lineage)
         if self.audit_result is not None:
             certificate = self.audit_result.certificate(self.known, checkpoint)
             (self.folder.folder / "certificate.json").write_text(json.dumps(certificate, indent=2))
@@ -433,31 +408,6 @@ class Law:
 
     # -------------------------------------------------------------------------------------------- parts
 
-    def _learn(self, decoder: Decoder, facts: Sequence[Fact], rows: Sequence[Sequence[Row]], whole: bool) -> Targets:
-        last = self.layers[-1]
-        if self.args.target == "mean":
-            return self._mean(decoder, facts)
-        return learn_targets(
-            decoder,
-            facts,
-            rows,
-            last,
-            self.args,
-            whole=whole,
-            on_progress=lambda s, n, note: self.on_progress(f"targets-{self.round}", s, n, note),
-        )
-
-    def _mean(self, decoder: Decoder, facts: Sequence[Fact]) -> Targets:
-        if not self.references:
-            raise DataError('target="mean" is the mean state of reference subjects: give references')
-        states = []
-        for group in (facts, self.references):
-            rows = [r for own in rows_for(self.model, group, [BARE, *self.wordings]) for r in own[:1]]
-            states.append(decoder.read([r.tokens[: r.edit + 1] for r in rows], keys=[], residual=self.layers[-1])[1])
-        assert states[0] is not None
-        assert states[1] is not None
-        return mean_targets(states[0], [f.relation for f in facts], states[1], [f.relation for f in self.references])
-
     def _stage(
         self, name: str, inputs: dict[str, Any], compute: Callable[[Path], object], load: Callable[[Path], T]
     ) -> T:
@@ -468,40 +418,14 @@ class Law:
         return found
 
     def _asked(self) -> dict[str, Any]:
-        return {"data": self._data, **self._settings(("probe_mode", "max_new_tokens", "contexts", "seed", "attacks"))}
+        return {"data": self._data, **asked(self.args)}
 
-    def _settings(self, names: Sequence[str]) -> dict[str, Any]:
-        stored = self.args.model_dump(mode="json")
-        return {name: stored[name] for name in names}
-
-    def _apply(self, patches: dict[str, Patch]) -> None:
-        by_name = {p.name: p for p in self.decoder.projections}
-        for key, patch in patches.items():
-            projection = by_name[patch.name]
-            projection.write((projection.weight.double() + patch.delta).to(projection.weight.dtype))
-            self.patches[key] = patch
-
-    def _undo(self, patches: Iterable[Patch]) -> None:
-        undo_patches(self.decoder, list(patches))
-
-    def _take_back_round(self) -> None:
-        mine = [k for k in self.patches if k.startswith(f"{self.round}/")]
-        self._undo([self.patches.pop(k) for k in mine])
-        self.edits.pop()
-
-    @contextmanager
-    def _original(self) -> Iterator[None]:
-        """Inside, the model has its original weights."""
-        patches = dict(self.patches)
-        self._undo(patches.values())
-        try:
-            yield
-        finally:
-            self._apply(patches)
-
-    def _never_known(self) -> list[Fact]:
-        hits = probe(self.model, self.references, paraphrases=False, chat=False) if self.references else []
-        return [f for f, k in zip(self.references, hits, strict=True) if not k.known]
+    def _references_by_knowledge(self) -> tuple[list[Fact], list[Fact]]:
+        """References that the original model knows, and those that it does not."""
+        with self.patches.set_aside():
+            found = probe(self.model, self.references, paraphrases=False, chat=False) if self.references else []
+        pairs = list(zip(self.references, found, strict=True))
+        return [f for f, k in pairs if k.known], [f for f, k in pairs if not k.known]
 
     def _own_texts(self) -> list[str]:
         def compute(folder: Path) -> None:
@@ -517,70 +441,6 @@ class Law:
         )
         return texts
 
-    @quiet()
-    def _publish(self, metrics: dict[str, Any]) -> Path:
-        """Write `checkpoint/` and `undo/`."""
-        target = self.folder.path("checkpoint")
-        temporary = target.with_name("checkpoint.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        self.model.module.save_pretrained(temporary)
-        self.model.tokenizer.save_pretrained(temporary)
-        before = {k: v for k, v in metrics.items() if k.endswith("/base")}
-        after = {f"{k.removesuffix('/law')}/base": v for k, v in metrics.items() if k.endswith("/law")}
-        lineage = Lineage(
-            parent=self.model.name,
-            parent_digest=self.fingerprint,
-            method="law",
-            config=self.args.model_dump(mode="json"),
-            data=self._data,
-            seed=self.args.seed,
-            wall_seconds=sum(self.folder.seconds.values()),
-            metrics_before={k.removesuffix("/base"): v for k, v in before.items()},
-            metrics_after={k.removesuffix("/base"): v for k, v in after.items()},
-            notes=["The undo file of the run folder brings the facts back: do not ship it with these weights"],
-        )
-        write_lineage(temporary, lineage, place=target)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        undo = self.folder.path(UNDO)
-        undo.mkdir(exist_ok=True)
-        save_patches(undo / PATCHES, self.patches)
-        return target
-
-
-TARGET_SETTINGS = (
-    "target",
-    "target_steps",
-    "target_dtype",
-    "target_lr",
-    "clamp",
-    "kl_factor",
-    "weight_decay",
-    "target_loss",
-)
-WASH_SETTINGS = (
-    "method",
-    "t_grid",
-    "anti",
-    "ascent_steps",
-    "ascent_lr",
-    "budget_ratio",
-    "beta_rel",
-    "lam",
-    "lam_scale",
-    "ridge",
-    "key_contexts",
-    "contrast",
-    "mu_ratio",
-    "protect",
-    "sentences",
-    "even",
-    "edit_position",
-    "eliminate",
-    "gone_margin",
-    "stats_tokens",
-)
-
 
 def _facts(rows: FactRows) -> list[Fact]:
     given = rows if isinstance(rows, (str, Path)) else list(rows)
@@ -590,20 +450,3 @@ def _facts(rows: FactRows) -> list[Fact]:
 def _share(found: Measurement) -> float:
     hits = found.hits(FORGET, "prompt")
     return sum(hits) / len(hits)
-
-
-def load_targets(folder: Path) -> Targets:
-    """The displacements that a stage has learnt, in the order of its facts."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda f: int(f.stem))
-    targets = Targets(torch.cat([load_file(f)["deltas"] for f in files]))
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            notes = json.loads(file.metadata()["notes"])
-        targets.losses += notes["losses"]
-        targets.reached += notes["reached"]
-    return targets
-
-
-def _load_round(folder: Path) -> tuple[list[LayerEdit], dict[str, Patch]]:
-    edits = [LayerEdit(**e) for e in json.loads((folder / "edits.json").read_text())]
-    return edits, load_patches(folder / PATCHES)

@@ -19,7 +19,8 @@ from evolvent.methods.law.probe import Knowledge, probe
 from evolvent.models.local import LocalModel
 
 FORGET = "forget"
-GROUPS = ("same-relation", "same-subject", "other")
+SAME_RELATION = "same-relation"
+GROUPS = (SAME_RELATION, "same-subject", "other")
 HELD_OUT_TEXTS = 16
 HELD_OUT_TOKENS = 128
 
@@ -102,7 +103,7 @@ class Questionnaire:
         for fact in keep:
             group = "other"
             if fact.relation in relations:
-                group = "same-relation"
+                group = SAME_RELATION
             elif fact.subject.casefold() in subjects:
                 group = "same-subject"
             self.keep[group].append(fact)

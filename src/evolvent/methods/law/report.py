@@ -140,6 +140,13 @@ def _attacks(method: Law) -> tuple[list[str], list[list[Any]], str]:
             f"Relearning: {method.args.relearn_steps} steps on half of the facts; {_percent(share)} % of the other "
             f"half came back, {_percent(audit.metrics['known/forget/law-relearn-taught'])} % of the taught half."
         )
+    for name, title in (("few-shot", "After five demonstrations"), ("lens", "In some block's state")):
+        was, now, never = (
+            audit.metrics.get(f"known/{key}-{name}") for key in ("forget/base", "forget/law", "never-known/law")
+        )
+        if was is not None and now is not None:
+            guessed = "" if never is None else f", and {_percent(never)} % of facts that the model never knew"
+            said.append(f"{title}: {_percent(was)} % of the facts before, {_percent(now)} % after{guessed}.")
     return ["attack", "facts tried", "came back", "at most"], rows, " ".join(said)
 
 

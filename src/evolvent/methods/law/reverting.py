@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,6 +34,42 @@ def undo_patches(decoder: Decoder, patches: Sequence[Patch]) -> None:
         restored[patch.name] = undo(patch, weight)
     for name, weight in restored.items():
         by_name[name].write(weight)
+
+
+class AppliedPatches(dict[str, Patch]):
+    """The patches that are in a decoder's weights: "round/block" -> patch, in the order in which they came."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    @property
+    def digests(self) -> list[str]:
+        """Of the edited weights."""
+        return [patch.after for patch in self.values()]
+
+    def apply(self, patches: Mapping[str, Patch]) -> None:
+        """Add patches to the weights."""
+        by_name = {p.name: p for p in self.decoder.projections}
+        for key, patch in patches.items():
+            projection = by_name[patch.name]
+            projection.write((projection.weight.double() + patch.delta).to(projection.weight.dtype))
+            self[key] = patch
+
+    def take_back(self, round: int) -> None:
+        """Undo the patches of the last round."""
+        mine = [key for key in self if key.startswith(f"{round}/")]
+        undo_patches(self.decoder, [self.pop(key) for key in mine])
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Inside, the model has its original weights."""
+        patches = dict(self)
+        undo_patches(self.decoder, list(patches.values()))
+        try:
+            yield
+        finally:
+            self.apply(patches)
 
 
 @quiet()

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evolvent.errors import DataError, ModelError
-from evolvent.methods.law.decoder import Decoder, states_of
+from evolvent.methods.law.decoder import Decoder
 from evolvent.models.embedded import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,8 @@ def statistics(
     if missing:
         pieces = _pieces(decoder, texts, wanted)
         for layer, found in _accumulate(decoder, pieces, missing, on_progress).items():
-            _store(folder / f"{layer}.safetensors", found)
-    return {layer: _load(folder / f"{layer}.safetensors", decoder.width) for layer in layers}
+            store_statistics(folder / f"{layer}.safetensors", found)
+    return {layer: load_statistics(folder / f"{layer}.safetensors", decoder.width) for layer in layers}
 
 
 def _pieces(decoder: Decoder, texts: Sequence[str], wanted: int) -> list[list[int]]:
@@ -104,57 +105,33 @@ def _pieces(decoder: Decoder, texts: Sequence[str], wanted: int) -> list[list[in
     return pieces
 
 
-@torch.inference_mode()
 def _accumulate(
     decoder: Decoder, pieces: Sequence[list[int]], layers: Sequence[int], on_progress: Callable[[int, int], None]
 ) -> dict[int, Statistics]:
-    model = decoder.model
-    width = decoder.width
-    moments = {layer: torch.zeros(width, width) for layer in layers}
+    moments = {layer: torch.zeros(decoder.width, decoder.width) for layer in layers}
     energies = dict.fromkeys(layers, 0.0)
     largest = dict.fromkeys(layers, 0.0)
-    mask = torch.zeros(0)
-
-    def hook_for(layer: int) -> Callable[..., None]:
-        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            keys = inputs[0][mask].float()  # (tokens, m)
-            if not bool(torch.isfinite(keys).all()):
-                raise ModelError(f"block {layer}: a key on general text is not finite; use dtype float32")
-            moments[layer].addmm_(keys.T.cpu(), keys.cpu())
-            later = mask.clone()
-            later[:, 0] = False
-            bias = 0 if module.bias is None else module.bias
-            energies[layer] += float((output[later] - bias).float().square().sum())
-            largest[layer] = max(largest[layer], float(inputs[0][later].float().norm(dim=-1).max()))
-
-        return hook
-
-    class Done(Exception):  # noqa: N818 - not an error
-        pass
-
-    def stop(_: Any, __: Any, output: Any) -> None:
-        states_of(output)
-        raise Done
-
-    handles = [decoder.projections[layer].module.register_forward_hook(hook_for(layer)) for layer in layers]
-    handles.append(decoder.blocks[max(layers)].register_forward_hook(stop))
+    biases: dict[int, Any] = {layer: getattr(decoder.projections[layer].module, "bias", None) for layer in layers}
     total = sum(map(len, pieces))
     seen = 0
-    rows = max(1, 2048 // TOKENS_PER_TEXT)
-    try:
-        for start in range(0, len(pieces), rows):
-            batch = pieces[start : start + rows]
-            longest = max(map(len, batch))
-            ids = torch.tensor([[*p, *[model.pad_token] * (longest - len(p))] for p in batch], device=model.device)
-            mask = torch.tensor([[True] * len(p) + [False] * (longest - len(p)) for p in batch], device=model.device)
-            try:
-                model.module(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-            except Done:
-                seen += sum(map(len, batch))
-                on_progress(seen, total)
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def see(batch: list[int], layer: int, inputs: Tensor, values: Tensor) -> None:
+        nonlocal seen
+        lengths = torch.tensor([len(pieces[i]) for i in batch], device=inputs.device)
+        mask = torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
+        keys = inputs[mask].float()  # (tokens, m)
+        if not bool(torch.isfinite(keys).all()):
+            raise ModelError(f"block {layer}: a key on general text is not finite; use dtype float32")
+        moments[layer].addmm_(keys.T.cpu(), keys.cpu())
+        mask[:, 0] = False  # attention sinks: their size says nothing of other tokens
+        bias = 0 if biases[layer] is None else biases[layer]
+        energies[layer] += float((values[mask] - bias).float().square().sum())
+        largest[layer] = max(largest[layer], float(inputs[mask].float().norm(dim=-1).max()))
+        if layer == max(layers):
+            seen += int(lengths.sum())
+            on_progress(seen, total)
+
+    decoder.visit([tuple(piece) for piece in pieces], layers, see)
     later = total - len(pieces)
     return {
         layer: Statistics(moments[layer].double() / total, energies[layer] / later, largest[layer], total)
@@ -162,22 +139,30 @@ def _accumulate(
     }
 
 
-def _store(path: Path, found: Statistics) -> None:
-    """The upper triangle in float32, row by row: an index of all its entries would be larger than the matrix."""
+def store_statistics(path: Path, found: Statistics) -> None:
+    """Write those of one block, the moment in float32."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [found.moment[i, i:].float() for i in range(len(found.moment))]
     notes = {"energy": found.energy, "largest_key": found.largest_key, "tokens": found.tokens}
     temporary = path.with_suffix(".new")
-    save_file({"triangle": torch.cat(rows)}, temporary, metadata={"notes": json.dumps(notes)})
+    save_file({"triangle": packed(found.moment.float())}, temporary, metadata={"notes": json.dumps(notes)})
     temporary.replace(path)
 
 
-def _load(path: Path, width: int) -> Statistics:
-    from safetensors import safe_open
-
+def load_statistics(path: Path, width: int) -> Statistics:
+    """Read what :func:`store_statistics` wrote of an MLP of `width` units."""
     with safe_open(path, framework="pt") as file:
         notes = json.loads(file.metadata()["notes"])
         triangle = file.get_tensor("triangle")
+    return Statistics(unpacked(triangle, width), **notes)
+
+
+def packed(moment: Tensor) -> Tensor:
+    """The upper triangle of (m, m), row by row: an index of all its entries would be larger than the matrix."""
+    return torch.cat([moment[i, i:] for i in range(len(moment))])
+
+
+def unpacked(triangle: Tensor, width: int) -> Tensor:
+    """The symmetric matrix (m, m), float64, of what :func:`packed` kept."""
     moment = torch.zeros(width, width, dtype=torch.float64)
     start = 0
     for i in range(width):
@@ -185,7 +170,7 @@ def _load(path: Path, width: int) -> Statistics:
         moment[i, i:] = row
         moment[i:, i] = row
         start += width - i
-    return Statistics(moment, **notes)
+    return moment
 
 
 def _is_complete(path: Path) -> bool:

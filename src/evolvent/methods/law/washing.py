@@ -82,7 +82,6 @@ class Washables:
     deltas: Tensor
     settled: Sequence[Sequence[Row]] = ()
     references: Sequence[Sequence[Row]] = ()
-    sentences: Sequence[tuple[Tokens, int | None]] = ()
 
 
 @contextmanager
@@ -196,14 +195,10 @@ class _Problem:
     ) -> None:
         self.decoder, self.args, self.layer, self.last, self.share = decoder, args, layer, last, share
         self.projection = decoder.projections[layer]
-        self.relations = [fact.relation for fact in work.facts]
         self.ends, self.goals = ends, goals
         self.starts = [0, *accumulate(len(rows) for rows in ends)]  # first goal of each fact
         self.active = [i for i, on in enumerate(active.tolist()) if on]
-        self.kept = [_ends(rows) for rows in [*work.references, *work.settled] if rows]
-        self.whole_kept = [rows for rows in [*work.references, *work.settled] if rows]
-        self.whole_active = work.rows
-        self.sentences = list(work.sentences)
+        self.rows, self.kept = work.rows, [*work.references, *work.settled]
 
     def _columns(self, facts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Keys (m, n) and residuals (d, n) of some facts."""
@@ -216,50 +211,21 @@ class _Problem:
         if self.args.key_contexts == "mean":
             weights = torch.tensor([r.weight for r in rows], dtype=torch.float64)
             found, residuals = _means(found, owners, weights), _means(residuals, owners, weights)
-            owners = torch.unique(owners)
-        if self.args.contrast:
-            found = found - self.args.contrast * self._relation_means(found, [self.relations[i] for i in owners])
-        if self.args.even:
-            size = torch.linalg.solve_triangular(self.kept_factor, found.T, upper=False).square().sum(0).sqrt()
-            weight = (size.median() / size)[:, None]
-            found, residuals = found * weight, residuals * weight
         return found.T, residuals.T
 
-    def _reference_moment(self) -> Tensor | None:
-        """Σ kkᵀ over references and facts that are gone already (m, m), block by block."""
+    def _kept_moment(self) -> Tensor | None:
+        """Σ kkᵀ (m, m) over the prompts of references and of facts that are gone, and around the keys of the others."""
         if not self.args.mu_ratio:
             return None
-        if self.args.protect == "prompt":
-            rows = [(r.tokens, None) for own in self.whole_kept for r in own]
-            rows += [(r.tokens, r.edit) for own in self.whole_active for r in own]
-            rows += self.sentences
-            return self.decoder.moment([t for t, _ in rows], self.layer, skip=[e for _, e in rows])
-        if not self.kept:
-            return None
-        sums = Streamed(self.decoder.width, 1)
-        for start in range(0, len(self.kept), STREAM_FACTS):
-            part = self.kept[start : start + STREAM_FACTS]
-            flat = [r for rows in part for r in rows]
-            found = self.decoder.read([r.tokens for r in flat], keys=[self.layer])[0][self.layer].double()
-            if self.args.key_contexts == "mean":
-                owners = torch.tensor([i for i, rows in enumerate(part) for _ in rows])
-                found = _means(found, owners, torch.tensor([r.weight for r in flat], dtype=torch.float64))
-            sums.add(found.T, torch.zeros(1, len(found), dtype=torch.float64))
-        return sums.moment
-
-    @staticmethod
-    def _relation_means(keys: Tensor, relations: Sequence[str]) -> Tensor:
-        means = torch.zeros_like(keys)
-        for relation in set(relations):
-            same = torch.tensor([r == relation for r in relations])
-            means[same] = keys[same].mean(0)
-        return means
+        kept = [row for own in self.kept for row in own]
+        active = set(self.active)
+        washed = [(row, row.edit if i in active else None) for i, own in enumerate(self.rows) for row in own]
+        tokens = [row.tokens for row in [*kept, *(row for row, _ in washed)]]
+        return self.decoder.moment(tokens, self.layer, skip=[*[None] * len(kept), *(at for _, at in washed)])
 
     def solve(self, general: Statistics, still_known: Callable[[], Tensor], *, final: bool) -> tuple[LayerEdit, Patch]:
         args, weight = self.args, self.projection.weight.clone()
-        kept = Kept(general.moment, self._reference_moment(), args.mu_ratio, args.ridge)
-        if args.even:
-            self.kept_factor = kept.factor()[0]
+        kept = Kept(general.moment, self._kept_moment(), args.mu_ratio, args.ridge)
         spectrum = self._spectrum(kept)
         most = args.beta_rel * general.energy
         size = float(weight.double().norm())
@@ -308,10 +274,10 @@ class _Problem:
         if columns < self.decoder.width:
             self.keys, residuals = self._columns(self.active)
             return dual(kept, self.keys, residuals)
-        if self.args.method == "ascent" or self.args.contrast:
+        if self.args.method == "ascent":
             raise ConfigError(
-                f"{columns} keys for {self.decoder.width} units are streamed, which neither method='ascent' nor "
-                "contrast can be: use method='law' and contrast=0"
+                f"{columns} keys for {self.decoder.width} units are streamed, which method='ascent' cannot be: use "
+                "method='law'"
             )
         sums = Streamed(self.decoder.width, self.decoder.hidden)
         for start in range(0, len(self.active), STREAM_FACTS):

@@ -1,4 +1,4 @@
-"""`evolvent law`: wash facts out of a model, look whether they are gone, bring them back."""
+"""Commands of one wash: run, probe, report, revert, and the demonstration."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ import typer
 from rich.table import Table
 
 from evolvent.cli.console import console, progress, shortened
+from evolvent.cli.law.options import Corpus, FactsFile, References, TemplatesFile, facts_from
 from evolvent.cli.options import ConfigFile, Dtype, Model, Out, Rerun, Resume, Settings, SkipBadRows, settings_from
 from evolvent.errors import ConfigError, DataError, NothingSelectedError
 
 if TYPE_CHECKING:
-    from evolvent.data.facts import Facts
+    from evolvent.data.records import Fact
     from evolvent.methods.law.law import LawResult
 
-app = typer.Typer(no_args_is_help=True, help="Wash facts out of a model by closed-form edits.")
-
-FactsFile = Annotated[str, typer.Option("--facts", help="what to forget: JSONL, CSV, Parquet, CounterFact, zsRE")]
 Keep = Annotated[str | None, typer.Option("--keep", help="facts that must stay: measured, never learnt from")]
-References = Annotated[str | None, typer.Option("--references", help="other subjects of the same relations")]
-Corpus = Annotated[str | None, typer.Option("--corpus", help="general text, column `text`; else the model writes it")]
-TemplatesFile = Annotated[Path | None, typer.Option("--templates", help="JSON: relation -> prompt, paraphrases")]
 Baselines = Annotated[str | None, typer.Option("--baselines", help="comma-separated: ascent,difference,npo,refusal")]
 Preset = Annotated[str, typer.Option("--preset", help="default, or paper: the official code's settings")]
 
 
-@app.command("run")
 def run(
     facts: FactsFile,
     out: Out,
@@ -61,10 +55,10 @@ def run(
     with progress() as on_progress:
         method = Law(
             model,
-            _read(facts, templates, skip_bad_rows),
+            facts_from(facts, templates, skip_bad_rows),
             args=args,
-            keep=_read(keep, templates, skip_bad_rows) if keep else (),
-            references=_read(references, templates, skip_bad_rows) if references else (),
+            keep=facts_from(keep, templates, skip_bad_rows) if keep else (),
+            references=facts_from(references, templates, skip_bad_rows) if references else (),
             corpus=corpus,
             on_progress=on_progress,
         )
@@ -74,7 +68,6 @@ def run(
         raise typer.Exit(NothingSelectedError.exit_code)
 
 
-@app.command("probe")
 def probe(
     facts: FactsFile,
     model: Model = "embedded",
@@ -88,7 +81,7 @@ def probe(
     from evolvent.methods.law.probe import probe as ask
     from evolvent.models.resolve import load_local
 
-    rows = _read(facts, templates, skip_bad_rows)
+    rows = facts_from(facts, templates, skip_bad_rows)
     with console.status(f"asking for {len(rows)} facts"):
         found = ask(load_local(model, dtype=dtype), rows)
     if output is not None:
@@ -103,7 +96,39 @@ def probe(
     console.print(f"{sum(k.known for k in found)} of {len(found)} facts are known", highlight=False)
 
 
-@app.command("revert")
+def facts_command(
+    documents: Annotated[str, typer.Argument(help="folder of .txt and .md files, one such file, or .jsonl")],
+    out: Annotated[Path, typer.Option("--out", help="file that gets the facts, .jsonl")],
+    model: Model = "embedded",
+    reader: Annotated[str | None, typer.Option("--reader", help="model that lists the facts; else --model")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="write facts that --model does not know too")] = False,
+    dtype: Dtype = "auto",
+) -> None:
+    """Which facts of these documents does a model know? Writes them in the form that `run` takes."""
+    from evolvent.data.files import write_jsonl
+    from evolvent.methods.law.documents import facts_in
+    from evolvent.methods.law.probe import probe as ask
+    from evolvent.models.resolve import load, load_local
+
+    asked = load_local(model, dtype=dtype)
+    with progress() as on_progress:
+        found = facts_in(
+            documents,
+            asked if reader is None else load(reader, dtype=dtype),
+            on_progress=lambda done, total: on_progress("documents", done, total, "passages"),
+        )
+    known = [k.known for k in ask(asked, found, paraphrases=False, chat=False)]
+    rows = [f for f, k in zip(found, known, strict=True) if k or everything]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(out, (f.model_dump(exclude_defaults=True) for f in rows))
+    table = Table("fact", "known")
+    for fact, k in list(zip(found, known, strict=True))[:20]:
+        said = f"{(fact.prompt or '').replace('{}', fact.subject)} → {fact.object}"
+        table.add_row(shortened(said, 100), "yes" if k else "no")
+    console.print(table)
+    console.print(f"{sum(known)} of {len(found)} facts are known; {len(rows)} written to {out}", highlight=False)
+
+
 def revert(
     folder: Annotated[Path, typer.Argument(help="run folder of the wash")],
     out: Annotated[Path, typer.Option("--out", help="folder for the original model")],
@@ -114,7 +139,6 @@ def revert(
     console.print(f"model   {bring_back(folder, out)}", soft_wrap=True, highlight=False)
 
 
-@app.command("report")
 def report(folder: Annotated[Path, typer.Argument(help="run folder")]) -> None:
     """Print what a run found; its pages lie beside metrics.json as report.html and report.md."""
     path = folder / "metrics.json"
@@ -128,51 +152,49 @@ def report(folder: Annotated[Path, typer.Argument(help="run folder")]) -> None:
 
 def demo(
     out: Out = Path("runs/demo-law"),
-    facts: Annotated[int, typer.Option(help="capitals to wash")] = 16,
+    facts: Annotated[int, typer.Option(help="facts to wash")] = 16,
     seed: Annotated[int, typer.Option(help="of the run")] = 0,
 ) -> None:
-    """Wash the capitals of 16 countries; the others, and the continents of all, must stay."""
+    """Wash capitals and chemical symbols; others of them, and what else is known of those countries, must stay."""
     from evolvent import Law, LawConfig, samples
     from evolvent.methods.law.probe import probe as ask
     from evolvent.models.resolve import load_local
 
     world = samples.world_facts()
-    with console.status("asking for the capitals of the world"):
-        found = ask(load_local("embedded", dtype="float32"), world.capitals[:120], paraphrases=False, chat=False)
-    known = [f for f, k in zip(world.capitals, found, strict=False) if k.known]
-    unknown = [f for f, k in zip(world.capitals, found, strict=False) if not k.known]
-    forget, keep = known[::2][:facts], known[1::2][:facts]
-    console.print(
-        f"{len(forget)} capitals to wash out of SmolLM2-135M-Instruct; {len(keep)} others must stay.", highlight=False
-    )
+    model = load_local("embedded", dtype="float32")
+
+    def known(rows: list[Fact], most: int) -> tuple[list[Fact], list[Fact]]:
+        found = ask(model, rows[:most], paraphrases=False, chat=False)
+        pairs = list(zip(rows, found, strict=False))
+        return [f for f, k in pairs if k.known], [f for f, k in pairs if not k.known]
+
+    with console.status("asking what SmolLM2-135M-Instruct knows of the world"):
+        capitals, unknown_capitals = known(world.capitals, 120)
+        symbols, unknown_symbols = known(world.symbols, 118)
+        others = [f for rows in (world.continents, world.currencies, world.languages) for f in known(rows, 60)[0]]
+    few = facts // 4
+    forget = [*capitals[::2][: facts - few], *symbols[::2][:few]]
+    same = [*capitals[1::2][: facts - few], *symbols[1::2][:few]]
     subjects = {f.subject for f in forget}
-    about = [f for f in world.continents if f.subject in subjects]
+    about = [f for f in others if f.subject in subjects]
+    rest = [f for f in others if f.subject not in subjects][:40]
+    console.print(
+        f"{len(forget)} capitals and chemical symbols to wash out of SmolLM2-135M-Instruct; must stay: {len(same)} "
+        f"others, {len(about)} facts about the same countries, {len(rest)} about other ones.",
+        highlight=False,
+    )
     with progress() as on_progress:
         method = Law(
             "embedded",
             forget,
-            keep=[*keep, *about],
-            references=unknown,
+            keep=[*same, *about, *rest],
+            references=[*unknown_capitals, *unknown_symbols],
             corpus=world.texts,
             args=LawConfig(output_dir=out, seed=seed),
             on_progress=on_progress,
         )
         result = method.run()
     _print_result(result)
-
-
-def _read(source: str, templates: Path | None, skip: bool) -> Facts:
-    from evolvent.data.facts import read_facts
-
-    given = None
-    if templates is not None:
-        if not templates.is_file():
-            raise DataError(f"{templates}: no such file")
-        try:
-            given = json.loads(templates.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{templates}, line {error.lineno}: not valid JSON ({error.msg})") from error
-    return read_facts(source, templates=given, skip_bad_rows=skip)
 
 
 def _print_result(result: LawResult) -> None:
