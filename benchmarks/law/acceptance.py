@@ -127,9 +127,9 @@ def attempt(folder: Path, label: str) -> dict[str, Any]:
     def share(group: str, kind: str = "prompt") -> float:
         return 100 * float(np.mean(law.hits(group, kind, base)))
 
-    lineage = json.loads((folder / "checkpoint" / "evolvent.json").read_text())
+    seed = yaml.safe_load((folder / "config.yaml").read_text())["seed"]
     return {
-        "claim": f"attempt: {label}, seed {lineage['seed']}",
+        "claim": f"attempt: {label}, seed {seed}",
         "what": label,
         "value": share("same-relation"),
         "unit": "%",
@@ -141,7 +141,7 @@ def attempt(folder: Path, label: str) -> dict[str, Any]:
         **{group: share(group) for group in GROUPS},
         "perplexity": law.perplexity / base.perplexity,
         "n": len(law.groups["same-relation"]),
-        "seeds": [lineage["seed"]],
+        "seeds": [seed],
     }
 
 

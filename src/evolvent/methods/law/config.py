@@ -98,7 +98,7 @@ class LawConfig(BaseModel):
     # what is protected, and when to stop
     n_references: int = Field(512, ge=0)
     mu_ratio: float = Field(1e-3, ge=0)
-    eliminate: Literal["never", "wordings", "contexts", "prompt"] = "never"
+    eliminate: Literal["never", "wordings", "contexts", "prompt"] = "wordings"
     max_rounds: int = Field(3, ge=1)
     stop_accuracy: float = Field(0.02, ge=0, lt=1)
     gone_margin: float = Field(0.0, ge=0)

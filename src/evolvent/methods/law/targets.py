@@ -24,6 +24,7 @@ from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.decoder import Decoder, plain_attention, states_of
 from evolvent.methods.law.wordings import Row, object_tokens, subject_row
 from evolvent.models.local import LocalModel
+from evolvent.models.prefixes import length_of, past
 from evolvent.models.resolve import computes_bfloat16
 
 SUFFIX_TOLERANCE = 2e-2  # largest difference of a log-probability between the suffix form and whole rows
@@ -143,12 +144,14 @@ class Suffixes:
         if self.whole:
             self.mask = torch.zeros(len(heads), 0, dtype=torch.long, device=self.model.device)
             return
-        cache = DynamicCache()
-        empty = torch.zeros(len(heads), 0, dtype=torch.long, device=self.model.device)
-        self.model.forward(heads, cache, empty, 1)
+        behind = self.model.shared_prefixes([tuple(head) for head in heads])
+        cache, before = past(behind, self.model.device)
+        tails = [head[length_of(p) :] for head, p in zip(heads, behind, strict=True)]
+        self.model.forward(tails, cache, before, 1)
         self.cache = [(layer.keys, layer.values) for layer in cache.layers]
-        longest = max(map(len, heads))
-        self.mask = torch.tensor([[0] * (longest - len(h)) + [1] * len(h) for h in heads], device=self.model.device)
+        longest = max(map(len, tails))
+        own = torch.tensor([[0] * (longest - len(t)) + [1] * len(t) for t in tails], device=self.model.device)
+        self.mask = torch.cat([before, own], dim=1)
 
     def _forward(self) -> Tensor:
         """Log-probabilities (rows, keep, vocab)."""
