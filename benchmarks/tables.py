@@ -327,6 +327,15 @@ def law_attempts(rows: dict[str, Row]) -> str:
     return _table(lines)
 
 
+def law_positions(rows: dict[str, Row]) -> str:
+    """What stays known when the edit acts at one part of each prompt."""
+    found = [row for claim, row in rows.items() if claim.startswith("positions: ")]
+    parts = list(found[0]["parts"]) if found else []
+    lines = [["known, %", *parts]]
+    lines += [[row["what"], *(f"{row['parts'][part]:.1f}" for part in parts)] for row in found]
+    return _table(lines)
+
+
 def law_speed(rows: dict[str, Row]) -> str:
     """Ratios to named comparators."""
     lines = [["", "measured", "against", "that is", "ratio"]]
@@ -402,6 +411,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "law": ("law", law),
     "law-audit": ("law", law_audit),
     "law-attempts": ("law", law_attempts),
+    "law-positions": ("law", law_positions),
     "law-ledger": ("law", law_ledger),
     "law-reasoning": ("law", law_reasoning),
     "law-speed": ("law", law_speed),

@@ -214,9 +214,11 @@ def main() -> None:
     trying.add_argument("folder", type=Path)
     trying.add_argument("--label", required=True)
     trying.add_argument("--settings", default="", help="the --set options of the run, for the record")
+    trying.add_argument("--code", default="", help="the commit that had the code, where it is gone again")
     arguments = parser.parse_args()
     if arguments.verb == "attempt":
         command = f"python -m benchmarks.law.acceptance run --seed SEED --out FOLDER {arguments.settings}".strip()
+        command += f"  # at commit {arguments.code}" if arguments.code else ""
         record("law", [attempt(arguments.folder, arguments.label)], command)
     elif arguments.verb == "run":
         changes = {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in arguments.set)}
