@@ -49,7 +49,7 @@ from evolvent.methods.law.statistics import (
     store_statistics,
     unpacked,
 )
-from evolvent.methods.law.targets import learner_of, suffix_form_agrees
+from evolvent.methods.law.targets import learn_targets, learner_of, suffix_form_agrees
 from evolvent.methods.law.wordings import rows_for, wordings_for
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import load_local
@@ -325,7 +325,10 @@ class Ledger:
         with learner_of(self.model, self.args.target_dtype) as learner:
             whole = not suffix_form_agrees(learner, head.layers[-1], rows[0])
             for i in range(done, len(facts)):
-                add_fact(sums, units, decoder, learner, facts[i], rows[i], self.args, whole=whole)
+                found = learn_targets(
+                    learner, facts[i : i + 1], rows[i : i + 1], head.layers[-1], self.args, whole=whole
+                )
+                add_fact(sums, units, decoder, facts[i], rows[i], found.deltas[0])
                 self.on_progress("columns", i + 1, len(facts), "facts")
                 if (i + 1) % SAVED_EVERY == 0:
                     _save_sums(place, sums, inputs=inputs, done=str(i + 1))
