@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +262,7 @@ class Law:
         return at_the_end(rows) if self.args.edit_position == "prompt_last" else rows
 
     def sentences(self) -> list[tuple[Tokens, int | None]]:
+        """What the model itself says of the subjects: token ids, and the edited position in them or None."""
         if not self.args.sentences:
             return []
 
