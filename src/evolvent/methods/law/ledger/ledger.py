@@ -52,6 +52,14 @@ from evolvent.models.resolve import load_local
 
 OnProgress = Callable[[str, int, int, str], None]
 SAVED_EVERY = 32  # facts of a request that a kill may cost
+ALONE = {
+    "key_contexts": "mean",
+    "contrast": 0.0,
+    "even": False,
+    "protect": "subject",
+    "sentences": 0,
+    "edit_position": "subject_last",
+}
 
 
 class Head(BaseModel):
@@ -133,7 +141,7 @@ class Ledger:
         place = Path(folder)
         if (place / "ledger.json").is_file():
             raise ConfigError(f"{folder} holds a ledger already")
-        _check_settings(args)
+        args = _alone(args)
         place.mkdir(parents=True, exist_ok=True)
         loaded = model if isinstance(model, LocalModel) else load_local(model, dtype=args.dtype)
         decoder = Decoder(loaded)
@@ -365,16 +373,15 @@ class Ledger:
             lock.release()
 
 
-def _check_settings(args: LawConfig) -> None:
-    wrong = [
-        f"{name}={getattr(args, name)!r}"
-        for name, is_wrong in (
-            ("method", args.method == "ascent"),
-            ("target", args.target == "mean"),
-            ("key_contexts", args.key_contexts != "mean"),
-            ("contrast", args.contrast != 0),
-        )
-        if is_wrong
-    ]
+def _alone(args: LawConfig) -> LawConfig:
+    """Settings with which a fact's share of the sums depends on no other fact.
+
+    Raises:
+        ConfigError: one that was given contradicts that.
+    """
+    wrong = [name for name, value in ALONE.items() if name in args.model_fields_set and getattr(args, name) != value]
+    wrong += [name for name, value in (("method", "ascent"), ("target", "mean")) if getattr(args, name) == value]
     if wrong:
-        raise ConfigError(f"a ledger cannot hold {', '.join(wrong)}: a fact's share of its sums would depend on others")
+        told = ", ".join(f"{name}={getattr(args, name)!r}" for name in wrong)
+        raise ConfigError(f"a ledger cannot hold {told}: a fact's share of its sums would depend on other facts")
+    return args.model_copy(update=ALONE)
