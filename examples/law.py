@@ -3,6 +3,8 @@
 python examples/law.py        (about five minutes on one core; killed, it goes on where it stopped)
 """
 
+from pathlib import Path
+
 from evolvent import Law, LawConfig, load, read_facts, samples
 from evolvent.methods.law.reverting import revert
 
@@ -17,7 +19,10 @@ args = LawConfig(output_dir="runs/capitals")
 result = Law("embedded", facts, keep=others, references=references, corpus=world.texts, args=args).run()
 print(f"gone: {result.washed}; still there: {result.remaining}")
 
+back = Path("runs/capitals-back")
+if not back.exists():
+    revert("runs/capitals", back)
 prompt, options = ["The capital of France is"], [[" Paris", " Rome"]]
-for name in ("embedded", result.model, revert("runs/capitals", "runs/capitals-back")):
+for name in ("embedded", result.model, back):
     print(name, load(name, dtype="float32").choose(prompt, options)[0].probs)
 print(f"the report: {result.report_path}")

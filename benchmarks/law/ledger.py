@@ -1,9 +1,9 @@
-"""The erasure ledger beside the ordinary wash: the same 16 facts, one round, the same settings.
+"""The edit of an erasure ledger beside the ordinary wash: the same 16 facts and displacements, one round of each.
 
-python -m benchmarks.law.ledger wash --out runs/ledger        sums, ordinary wash and both measurements; resumes
+python -m benchmarks.law.ledger wash --out runs/ledger        ordinary wash, sums, edit of the sums, both measured
 python -m benchmarks.law.ledger record runs/ledger            rows for results/law.json
 
-The facts come in four requests, one for each relation. `--set KEY=VALUE` changes the solver of the release only.
+The displacements are those that the wash has learnt: a ledger learns each fact by itself, to the same up to rounding.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from benchmarks.law.protocol import Protocol, protocol
 from benchmarks.results_file import record
 from evolvent import Law, LawConfig
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
-from evolvent.methods.law.ledger import Ledger, release
+from evolvent.methods.law.decoder import Decoder
+from evolvent.methods.law.ledger import Ledger
+from evolvent.methods.law.ledger.columns import Units, add_fact, in_units
+from evolvent.methods.law.ledger.releasing import reference_moments, solve_block
 from evolvent.methods.law.measurement import FORGET, GROUPS, Measurement
-from evolvent.models.resolve import load_local
+from evolvent.methods.law.spectral import Kept, Streamed
 
 SEED = 0
 EACH = 4  # facts of each relation
@@ -31,8 +33,8 @@ REFERENCES = 120
 QUESTIONS = ((FORGET, "prompt"), (FORGET, "paraphrase"), *((group, "prompt") for group in GROUPS))
 
 
-def wash(out: Path, changes: dict[str, Any]) -> None:
-    """Sums of four requests, the ordinary wash, and the release; every part is computed once."""
+def wash(out: Path) -> None:
+    """The wash, whose stages resume, and then the sums and their edit."""
     torch.set_num_threads(1)
     facts = protocol(SEED)
     forget = [f for relation in _relations(facts) for f in _of(facts.forget, relation)[:EACH]]
@@ -41,25 +43,40 @@ def wash(out: Path, changes: dict[str, Any]) -> None:
     keep = [*facts.same_relation, *facts.same_subject, *facts.other]
     args = LawConfig(output_dir=out / "wash", seed=SEED, max_rounds=1, attacks=(), on_config_change="rerun")
     method = Law("embedded", forget, keep=keep, references=references, corpus=corpus, args=args, on_progress=_tell)
-    method.run()
-    place = out / "ledger"
-    if not (place / "ledger.json").is_file():
-        Ledger.begin(place, model="embedded", args=args, references=references, corpus=corpus, on_progress=_tell)
-    ledger = Ledger(place, on_progress=_tell)
-    done = {receipt.request for receipt in ledger.receipts()}
-    for relation in _relations(facts):
-        if relation not in done:
-            ledger.add(_of(method.known, relation), receipt=out / f"{relation}.json", request=relation)
-    released = release(ledger, out / "released", changes=changes)
-    found = method.questions.measure(load_local(released.model, dtype="float32"))
+    with method.opened():
+        method.probe()
+        method.measure("base")
+        method.statistics()
+        method.round = 1
+        method.targets()
+        method.wash()
+        method.verify()
+        method.measure("law")
+    if not (out / "ledger" / "ledger.json").is_file():
+        Ledger.begin(
+            out / "ledger", model="embedded", args=args, references=references, corpus=corpus, on_progress=_tell
+        )
+    ledger = Ledger(out / "ledger")
+    decoder, general = Decoder(ledger.model), ledger.statistics()
+    sums = {layer: Streamed(decoder.width, decoder.hidden) for layer in general}
+    units = {layer: Units.of(found) for layer, found in general.items()}
+    for fact, rows, target in zip(method.known, method.rows, method.learnt.deltas, strict=True):
+        add_fact(sums, units, decoder, fact, rows, target)
+    moments = reference_moments(ledger, decoder)
+    edits = {}
+    for layer, known in general.items():
+        kept = Kept(known.moment, moments.get(layer), args.mu_ratio, args.ridge)
+        edit, _ = solve_block(decoder, layer, in_units(sums[layer], units[layer]), kept, known.energy, args)
+        edits[layer] = {"beta": edit.beta, "norm": edit.norm, "lam": edit.lam}
+        _tell("block", layer, edits[layer])
+    found = method.questions.measure(ledger.model)
     found.save(out / "ledger.json")
-    edits = {e.layer: {"beta": e.beta, "norm": e.norm, "lam": e.lam} for e in released.edits}
-    (out / "edits.json").write_text(json.dumps({"ledger": edits, "wash": [e.to_dict() for e in method.edits[0]]}))
+    washes = [{"layer": e.layer, "beta": e.beta, "norm": e.norm, "lam": e.lam} for e in method.edits[0]]
+    (out / "edits.json").write_text(json.dumps({"ledger": edits, "wash": washes}))
     base, washed = (_load(out, name) for name in ("base", "law"))
     for name, measured in (("before", base), ("wash", washed), ("ledger", found)):
         shares = {f"{g} {k}": float(np.mean(measured.hits(g, k, base))) for g, k in QUESTIONS}
         print(name, {k: round(100 * v, 1) for k, v in shares.items()}, round(measured.perplexity, 3))
-    print(json.dumps(edits))
 
 
 def collect(out: Path) -> list[dict[str, Any]]:
@@ -118,12 +135,11 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     washing = verbs.add_parser("wash")
     washing.add_argument("--out", type=Path, required=True)
-    washing.add_argument("--set", action="append", default=[])
     recording = verbs.add_parser("record")
     recording.add_argument("out", type=Path)
     arguments = parser.parse_args()
     if arguments.verb == "wash":
-        wash(arguments.out, {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in arguments.set)})
+        wash(arguments.out)
     else:
         record("law", collect(arguments.out), "python -m benchmarks.law.ledger wash --out FOLDER")
 

@@ -293,7 +293,7 @@ def test_sums_that_would_be_rounded_are_refused(place, facts, batch, monkeypatch
     monkeypatch.setattr(columns, "UNIT_BITS", 30)
     units = {n: Units.of(general[n]) for n in LAYERS}
     with pytest.raises(DataError, match="as long as any of general text"):
-        add_fact(sums, units, decoder, decoder, facts[0], rows, book.args)
+        add_fact(sums, units, decoder, facts[0], rows, torch.ones(decoder.hidden))
     assert all(s.count == 0 and not s.moment.any() for s in sums.values())
 
 

@@ -19,11 +19,9 @@ from torch import Tensor
 
 from evolvent.data.records import Fact
 from evolvent.errors import DataError
-from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.spectral import Streamed
 from evolvent.methods.law.statistics import Statistics
-from evolvent.methods.law.targets import learn_targets
 from evolvent.methods.law.wordings import Row
 
 UNIT_BITS = 18  # a key as long as the longest of general text is 2¹⁸ units long; 2¹⁷ such keys fit a ledger
@@ -47,31 +45,25 @@ def add_fact(
     sums: Mapping[int, Streamed],
     units: Mapping[int, Units],
     decoder: Decoder,
-    learner: Decoder,
     fact: Fact,
     rows: Sequence[Row],
-    args: LawConfig,
-    *,
-    whole: bool = False,
+    target: Tensor,
 ) -> None:
     """Add one fact to the sums of every block.
 
     Args:
         sums: of whole numbers; change.
         units: of the blocks.
-        decoder: the original model; learner: the same in the type that targets are learnt in.
+        decoder: the original model.
         fact: what to forget; rows: its usable wordings.
-        args: how its target is learnt.
-        whole: see :func:`~evolvent.methods.law.targets.learn_targets`.
+        target: its displacement behind the last block (d,), learnt without any other fact.
 
     Raises:
         DataError: its sums would no longer be exact; nothing was added.
     """
-    layers = sorted(sums)
-    target = learn_targets(learner, [fact], [rows], layers[-1], args, whole=whole).deltas[0]
     columns = {
         layer: (_whole(key, units[layer].key), _whole(residual, units[layer].residual))
-        for layer, (key, residual) in displacements(decoder, rows, target, layers).items()
+        for layer, (key, residual) in displacements(decoder, rows, target, sorted(sums)).items()
     }
     for layer, (key, residual) in columns.items():
         moment = float(sums[layer].moment.trace() + key.square().sum())  # bounds every entry of S

@@ -21,35 +21,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from evolvent.data.facts import FactRows, facts_digest, read_facts
-from evolvent.data.files import read_jsonl, write_json, write_jsonl, write_text, write_whole
+from evolvent.data.files import read_jsonl, write_json, write_jsonl, write_text
 from evolvent.data.records import Fact
 from evolvent.errors import ConfigError, DataError, ModelError, NothingSelectedError
 from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.corpus import general_texts, written_texts
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.layers import layers_for
-from evolvent.methods.law.ledger.columns import Units, add_fact, streamed
+from evolvent.methods.law.ledger.columns import Units, add_fact
 from evolvent.methods.law.ledger.receipts import Opening, OwnReceipt, Receipt, check_chain, commitment, nonce
+from evolvent.methods.law.ledger.sums import load_sums, notes_of, save_sums, sums_digest
 from evolvent.methods.law.probe import Knowledge, probe
 from evolvent.methods.law.spectral import Streamed
 from evolvent.methods.law.statistics import (
     Statistics,
     fingerprint,
     load_statistics,
-    packed,
     statistics,
     store_statistics,
-    unpacked,
 )
-from evolvent.methods.law.targets import learner_of, suffix_form_agrees
+from evolvent.methods.law.targets import learn_targets, learner_of, suffix_form_agrees
 from evolvent.methods.law.wordings import rows_for, wordings_for
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import load_local
@@ -126,7 +122,7 @@ class Ledger:
             folder: must hold none yet.
             model: the original, see :class:`~evolvent.methods.law.law.Law`.
             args: where and how facts are washed; `output_dir` is not used.
-            references: facts of the same relations about other subjects, whose keys a release protects. A request about
+            references: facts of the same relations about other subjects, whose prompts a release protects. A request about
                 one of them takes it out.
             corpus: general text; without it the model writes its own.
             on_progress: called with (stage, done, total, note).
@@ -285,13 +281,13 @@ class Ledger:
         head = self.head
         if not head.sums:
             return {layer: Streamed(head.width, head.hidden) for layer in head.layers}
-        sums = _load_sums(self.folder / head.sums, head)
+        sums = load_sums(self.folder / head.sums, head.layers)
         if sums_digest(sums) != self.receipts()[-1].sums:
             raise DataError(f"{self.folder / head.sums}: these sums are not those of the last receipt")
         return sums
 
     def references(self) -> list[Fact]:
-        """Facts whose keys a release protects."""
+        """Facts whose prompts a release protects."""
         return [Fact.model_validate(row) for _, row in read_jsonl(self.folder / self.head.references)]
 
     def held_out(self) -> list[str]:
@@ -318,17 +314,20 @@ class Ledger:
         place = self.folder / "adding.safetensors"
         inputs = f"{head.last}{facts_digest(facts)}"
         sums, done = self.sums(), 0
-        if place.is_file() and _notes(place).get("inputs") == inputs:
-            sums, done = _load_sums(place, head), int(_notes(place)["done"])
+        if place.is_file() and notes_of(place).get("inputs") == inputs:
+            sums, done = load_sums(place, head.layers), int(notes_of(place)["done"])
         units = {layer: Units.of(found) for layer, found in self.statistics().items()}
         decoder = Decoder(self.model)
         with learner_of(self.model, self.args.target_dtype) as learner:
             whole = not suffix_form_agrees(learner, head.layers[-1], rows[0])
             for i in range(done, len(facts)):
-                add_fact(sums, units, decoder, learner, facts[i], rows[i], self.args, whole=whole)
+                found = learn_targets(
+                    learner, facts[i : i + 1], rows[i : i + 1], head.layers[-1], self.args, whole=whole
+                )
+                add_fact(sums, units, decoder, facts[i], rows[i], found.deltas[0])
                 self.on_progress("columns", i + 1, len(facts), "facts")
                 if (i + 1) % SAVED_EVERY == 0:
-                    _save_sums(place, sums, inputs=inputs, done=str(i + 1))
+                    save_sums(place, sums, inputs=inputs, done=str(i + 1))
         return sums
 
     def _references_without(self, subjects: set[str]) -> list[Fact]:
@@ -345,7 +344,7 @@ class Ledger:
                 "last": sealed.sha256,
             }
         )
-        _save_sums(self.folder / after.sums, sums)
+        save_sums(self.folder / after.sums, sums)
         write_jsonl(self.folder / after.references, (f.model_dump(exclude_defaults=True) for f in references))
         write_text(self.folder / "receipts" / f"{number}.json", sealed.model_dump_json(indent=2) + "\n")
         write_text(self.folder / "ledger.json", after.model_dump_json(indent=2))
@@ -366,50 +365,13 @@ class Ledger:
             lock.release()
 
 
-def sums_digest(sums: dict[int, Streamed]) -> str:
-    """SHA-256 over the sums of all blocks."""
-    hasher = hashlib.sha256()
-    for layer in sorted(sums):
-        hasher.update(f"{layer} {sums[layer].count}".encode())
-        hasher.update(packed(sums[layer].moment).numpy().tobytes())
-        hasher.update(sums[layer].cross.numpy().tobytes())
-    return hasher.hexdigest()
-
-
-def _save_sums(path: Path, sums: dict[int, Streamed], **notes: str) -> None:
-    tensors: dict[str, torch.Tensor] = {}
-    for layer, found in sums.items():
-        tensors[f"{layer}/moment"] = packed(found.moment)
-        tensors[f"{layer}/cross"] = found.cross.contiguous()
-        notes["count"] = str(found.count)
-    write_whole(path, lambda new: save_file(tensors, new, metadata=notes))
-
-
-def _load_sums(path: Path, head: Head) -> dict[int, Streamed]:
-    with safe_open(path, framework="pt") as file:
-        count = int(file.metadata()["count"])
-        return {
-            layer: streamed(
-                unpacked(file.get_tensor(f"{layer}/moment"), head.width), file.get_tensor(f"{layer}/cross"), count
-            )
-            for layer in head.layers
-        }
-
-
-def _notes(path: Path) -> dict[str, str]:
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata())
-
-
 def _check_settings(args: LawConfig) -> None:
-    wrong = [
-        f"{name}={getattr(args, name)!r}"
-        for name, is_wrong in (
-            ("method", args.method == "ascent"),
-            ("target", args.target == "mean"),
-            ("key_contexts", args.key_contexts != "mean"),
-        )
-        if is_wrong
-    ]
-    if wrong:
-        raise ConfigError(f"a ledger cannot hold {', '.join(wrong)}: a fact's share of its sums would depend on others")
+    """Refuse settings with which a fact's share of the sums would depend on other facts."""
+    wrong = {
+        "method": args.method == "ascent",
+        "target": args.target == "mean",
+        "key_contexts": args.key_contexts != "mean",
+    }
+    told = ", ".join(f"{name}={getattr(args, name)!r}" for name, is_wrong in wrong.items() if is_wrong)
+    if told:
+        raise ConfigError(f"a ledger cannot hold {told}: a fact's share of its sums would depend on other facts")

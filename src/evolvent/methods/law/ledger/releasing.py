@@ -18,8 +18,9 @@ from evolvent.methods.law.audit import Audit, attack
 from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.ledger.columns import Units, in_units
-from evolvent.methods.law.ledger.ledger import Ledger, sums_digest
+from evolvent.methods.law.ledger.ledger import Ledger
 from evolvent.methods.law.ledger.receipts import OwnReceipt
+from evolvent.methods.law.ledger.sums import sums_digest
 from evolvent.methods.law.measurement import FORGET, Measurement, Questionnaire
 from evolvent.methods.law.patch import Patch, make_patch
 from evolvent.methods.law.probe import Knowledge, probe
