@@ -122,8 +122,8 @@ class Ledger:
             folder: must hold none yet.
             model: the original, see :class:`~evolvent.methods.law.law.Law`.
             args: where and how facts are washed; `output_dir` is not used.
-            references: facts of the same relations about other subjects, whose prompts a release protects. A request about
-                one of them takes it out.
+            references: facts of the same relations about other subjects, whose prompts a release protects. A request
+                about one of them takes it out.
             corpus: general text; without it the model writes its own.
             on_progress: called with (stage, done, total, note).
 
