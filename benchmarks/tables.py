@@ -252,18 +252,26 @@ LAW_QUESTIONS = {
     "same-subject known by prompt": "same subject",
     "other known by prompt": "other",
 }
-LAW_VARIANTS = ("before", "LAW", "ascent", "difference", "NPO", "refusal")
+LAW_VARIANTS = {
+    "before": "96 facts: {}, before",
+    "**LAW**": "96 facts: {}, LAW",
+    "LAW, the recipe before": "96 facts, the recipe before: {}, LAW",
+    "gradient ascent": "96 facts: {}, ascent",
+    "gradient difference": "96 facts: {}, difference",
+    "NPO": "96 facts: {}, NPO",
+    "learning to refuse": "96 facts: {}, refusal",
+}
 
 
 def law(rows: dict[str, Row]) -> str:
     """Known facts of every variant with 95 % intervals, seeds pooled."""
     lines = [["known, %", *LAW_QUESTIONS.values(), "perplexity"]]
-    for variant in LAW_VARIANTS:
-        line = [f"**{variant}**" if variant == "LAW" else variant]
+    for variant, claim in LAW_VARIANTS.items():
+        line = [variant]
         for question in LAW_QUESTIONS:
-            row = rows.get(f"96 facts: {question}, {variant}")
+            row = rows.get(claim.format(question))
             line.append(f"{row['value']:.1f} [{row['ci95'][0]:.1f}, {row['ci95'][1]:.1f}]" if row else "")
-        ratio = rows.get(f"96 facts: perplexity over the original's, {variant}")
+        ratio = rows.get(claim.format("perplexity over the original's"))
         if ratio:
             lines.append([*line, f"×{ratio['value']:.3f}"])
     return _table(lines)
@@ -282,10 +290,12 @@ def law_audit(rows: dict[str, Row]) -> str:
         "forget known in some block's state",
         "never known, in some block's state",
     )
-    lines = [["attack", "mean over seeds", "each seed"]]
-    for row in (rows[f"96 facts: {name}"] for name in names if f"96 facts: {name}" in rows):
-        name = row["claim"].partition(": ")[2]
-        lines.append([name, f"{row['value']:.3g} {row['unit']}".strip(), ", ".join(f"{v:.3g}" for v in row["each"])])
+    lines = [["attack", "mean over seeds", "each seed", "the recipe before"]]
+    for name in names:
+        row, before = rows.get(f"96 facts: {name}"), rows.get(f"96 facts, the recipe before: {name}")
+        if row:
+            means = [f"{r['value']:.3g} {r['unit']}".strip() if r else "" for r in (row, before)]
+            lines.append([name, means[0], ", ".join(f"{v:.3g}" for v in row["each"]), means[1]])
     return _table(lines)
 
 
