@@ -100,7 +100,7 @@ def main() -> None:
         rows.append(
             {
                 "claim": f"positions: {group} known, {given.label}, seed {seed}",
-                "what": f"{given.label}: {group}",
+                "what": f"{given.label}, seed {seed}: {group}",
                 "value": shares["all"],
                 "unit": "%",
                 "parts": shares,
