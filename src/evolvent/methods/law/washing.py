@@ -132,17 +132,20 @@ def wash_round(
     goals = load_file(goal_file)["goals"].double()
     objects = [object_tokens(decoder.model, fact) for fact in work.facts]
     asked = [
-        (i, tokens)
-        for i, (fact, rows) in enumerate(zip(work.facts, work.rows, strict=True))
-        for tokens in _asked(decoder.model, fact, rows, args.eliminate)
+        _asked(decoder.model, fact, rows, args.eliminate) for fact, rows in zip(work.facts, work.rows, strict=True)
     ]
 
     def still_known() -> Tensor:
         """Which of the facts in work here are known; one that was left out is not asked for again."""
-        mine = [(i, tokens) for i, tokens in asked if active[i]]
-        hits, _ = ranks(decoder.model, [t for _, t in mine], [objects[i] for i, _ in mine], margin=args.gone_margin)
         known = torch.zeros(len(work.facts), dtype=torch.bool)
-        known[[i for (i, _), hit in zip(mine, hits.tolist(), strict=True) if hit]] = True
+        for wordings in (slice(0, 1), slice(1, None)):  # the others, where the first one does not give the object
+            mine = [
+                (i, tokens) for i, own in enumerate(asked) if active[i] and not known[i] for tokens in own[wordings]
+            ]
+            if mine:
+                of, rows = [i for i, _ in mine], [tokens for _, tokens in mine]
+                hits, _ = ranks(decoder.model, rows, [objects[i] for i in of], margin=args.gone_margin)
+                known[torch.tensor(of)[hits]] = True
         return known
 
     active = torch.ones(len(work.facts), dtype=torch.bool)
