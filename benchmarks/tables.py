@@ -311,6 +311,7 @@ SELFPARAM = {
     "base": "model, no passage",
     "in_context": "passage in the prompt",
     "retrieval": "passage found by BM25",
+    "dense": "passage found by MiniLM",
     "ft_context": "fine-tuned on the passages",
     "sft": "SFT on the pairs",
 }

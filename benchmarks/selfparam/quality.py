@@ -19,15 +19,15 @@ from evolvent import SelfParam, SelfParamConfig
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
 from evolvent.methods.selfparam.measure import Answers, Drift
 
-FREE = ("base", "in_context", "retrieval")  # baselines without training, which no seed changes
+SAME = ("base", "in_context", "retrieval", "dense", "ft_context")  # baselines that no seed changes
+MAIN = "hinted"  # the recipe whose runs hold the baselines
 RECIPES: dict[str, dict[str, Any]] = {
-    "unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": (*FREE, "sft")},
-    "hinted": {"retention_rows": 0, "hint": "all", "baselines": ()},
+    "hinted": {"retention_rows": 0, "baselines": (*SAME, "sft")},
+    "unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": ()},
     "retention": {"baselines": ()},
-    "context": {"retention_rows": 0, "baselines": ("ft_context",)},
+    "soft": {"retention_rows": 0, "temperature": 1.0, "baselines": ()},
     "cross-entropy": {"retention_rows": 0, "cross_entropy_weight": 0.5, "baselines": ()},
     "slow": {"retention_rows": 0, "learning_rate": 5e-5, "baselines": ()},
-    "soft": {"retention_rows": 0, "temperature": 1.0, "baselines": ()},
     "cloze": {"retention_rows": 0, "generator": "rules", "baselines": ()},
     "split": {"retention_rows": 0, "generator": "split", "baselines": ()},
 }
@@ -36,7 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def method(recipe: str, seed: int, runs: Path) -> SelfParam:
     passages, train, test = invented(2)
     settings = dict(RECIPES[recipe])
-    if seed and recipe == "unhinted":
+    if seed and recipe == MAIN:
         settings["baselines"] = ("sft",)
     args = SelfParamConfig(output_dir=runs / f"{recipe}-{seed}", seed=seed, **settings)
     pairs = None if "generator" in settings else train
@@ -54,20 +54,20 @@ def results(recipe: str, seeds: list[int], runs: Path) -> list[dict[str, Any]]:
         made = method(recipe, seed, runs)
         result = made.run()
         found = {"metrics": result.metrics, "answers": dict(made.answers), "drifts": dict(made.drifts)}
-        if recipe != "unhinted":
-            _add_baselines(found, runs / f"unhinted-{seed}")
+        if recipe != MAIN:
+            _add_baselines(found, runs / f"{MAIN}-{seed}")
         done.append(found)
     return done
 
 
 def _add_baselines(found: dict[str, Any], folder: Path) -> None:
-    """The baselines of the run that has them, on the same pairs, steps and seed; SELF-PARAM's there is "unhinted"."""
+    """The baselines of the run that has them, on the same pairs, steps and seed; SELF-PARAM's there is "hinted"."""
     before = found["drifts"]["base"].perplexity
     for path in folder.glob("stages/*-test-*/answers.json"):
-        name = path.parent.name.partition("-test-")[2].replace("selfparam", "unhinted")
+        name = path.parent.name.partition("-test-")[2].replace("selfparam", MAIN)
         found["answers"] = {name: Answers.load(path), **found["answers"]}
     for path in folder.glob("stages/*-drift-*/drift.json"):
-        name = path.parent.name.partition("-drift-")[2].replace("selfparam", "unhinted")
+        name = path.parent.name.partition("-drift-")[2].replace("selfparam", MAIN)
         if name != "base":
             found["drifts"][name] = Drift(*json.loads(path.read_text()))
             change = found["drifts"][name].perplexity / before - 1
@@ -118,7 +118,7 @@ def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[d
                 np.mean([d["metrics"][f"perplexity_change/general/{name}"] for d in done])
             )
         made.append(row)
-    if recipe == "unhinted":
+    if recipe == MAIN:
         made += [
             {"claim": f"probe: {key.removeprefix('probe/')}", "value": value, "unit": "nats per token", "n": 24}
             for key, value in done[0]["metrics"].items()
