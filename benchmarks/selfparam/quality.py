@@ -24,7 +24,7 @@ MAIN = "hinted"  # the recipe whose runs hold the baselines
 RECIPES: dict[str, dict[str, Any]] = {
     "hinted": {"retention_rows": 0, "baselines": (*SAME, "sft")},
     "unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": ()},
-    "retention": {"baselines": ()},
+    "retention": {"baselines": ("sft",)},
     "soft": {"retention_rows": 0, "temperature": 1.0, "baselines": ()},
     "cross-entropy": {"retention_rows": 0, "cross_entropy_weight": 0.5, "baselines": ()},
     "slow": {"retention_rows": 0, "learning_rate": 5e-5, "baselines": ()},
@@ -36,7 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def method(recipe: str, seed: int, runs: Path) -> SelfParam:
     passages, train, test = invented(2)
     settings = dict(RECIPES[recipe])
-    if seed and recipe == MAIN:
+    if seed and recipe == MAIN:  # the others do not depend on it
         settings["baselines"] = ("sft",)
     args = SelfParamConfig(output_dir=runs / f"{recipe}-{seed}", seed=seed, **settings)
     pairs = None if "generator" in settings else train
@@ -68,7 +68,7 @@ def _add_baselines(found: dict[str, Any], folder: Path) -> None:
         found["answers"] = {name: Answers.load(path), **found["answers"]}
     for path in folder.glob("stages/*-drift-*/drift.json"):
         name = path.parent.name.partition("-drift-")[2].replace("selfparam", MAIN)
-        if name != "base":
+        if name not in found["drifts"]:
             found["drifts"][name] = Drift(*json.loads(path.read_text()))
             change = found["drifts"][name].perplexity / before - 1
             found["metrics"][f"perplexity_change/general/{name}"] = change

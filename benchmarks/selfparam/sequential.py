@@ -1,48 +1,46 @@
-"""Twenty short passages one after the other: what is left of each at the end, with and without replay, and under SFT.
+"""Twenty short passages one after the other: what is left of the first ones, with and without replay, and under SFT.
 
 python -m benchmarks.selfparam.sequential 0 --runs runs/selfparam      (killed, it goes on)
+
+All three train the same pairs for the same steps in the same order, which the seed draws. After each passage every
+question so far is scored: whether greedy decoding would give exactly its answer.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.results_file import record
 from benchmarks.selfparam.facts import general, in_parts
 from evolvent import SelfParam, SelfParamConfig
-from evolvent.evaluation.significance import paired_bootstrap
-from evolvent.methods.selfparam.selfparam import SelfParamResult
+from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
+from evolvent.methods.selfparam.report import FIRST, first_ones
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "replay": {"replay_share": 0.25, "baselines": ("sft",)},
-    "no replay": {"replay_share": 0.0, "baselines": ()},
-}
-FIRST = 5  # passages that count as the first ones
+ARMS = {"replay": "selfparam", "no replay": "no_replay", "sft": "sft"}
 
 
-def run(variant: str, seed: int, runs: Path) -> tuple[SelfParam, SelfParamResult]:
-    passages, train, test = in_parts()
+def learnt(seed: int, runs: Path) -> SelfParam:
+    """One run of all arms."""
+    passages, train, test = in_parts(seed)
     args = SelfParamConfig(
-        output_dir=runs / f"sequential-{variant.replace(' ', '-')}-{seed}",
+        output_dir=runs / f"sequential-{seed}",
         mode="sequential",
         seed=seed,
         retention_rows=0,
         keep_checkpoints=1,
-        **VARIANTS[variant],
+        baselines=("sft", "no_replay"),
     )
-    method = SelfParam("embedded", passages, train, args=args, eval_dataset=test, retention=general())
-    return method, method.run()
 
+    def say(stage: str, done: int, total: int, note: str) -> None:
+        if done == total:
+            print(seed, stage, note, flush=True)
 
-def first_ones(method: SelfParam, name: str) -> list[float]:
-    """F1 at the end of every question about the first passages."""
-    first = {passage.id for passage in method.passages[:FIRST]}
-    scores = method.answers[name].f1
-    return [f1 for f1, pair in zip(scores, method.asked, strict=True) if pair.passage in first]
+    method = SelfParam("embedded", passages, train, args=args, eval_dataset=test, retention=general(), on_progress=say)
+    method.run()
+    return method
 
 
 def main() -> None:
@@ -50,45 +48,53 @@ def main() -> None:
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--runs", type=Path, required=True)
     given = parser.parse_args()
-    kept: dict[str, list[list[float]]] = {"replay": [], "no replay": [], "sft": []}
-    curves: dict[str, list[list[float]]] = {"replay": [], "no replay": [], "sft": []}
-    after: list[float] = []
-    for seed in given.seeds:
-        for variant in VARIANTS:
-            method, result = run(variant, seed, given.runs)
-            for name, column in ((variant, "selfparam"), *((("sft", "sft"),) if variant == "replay" else ())):
-                kept[name].append(first_ones(method, column))
-                count = len(method.injections)
-                curves[name].append([result.metrics[f"f1/end/{column}/{i}"] for i in range(1, count + 1)])
-            if variant == "replay":
-                after += [result.metrics[f"f1/after/selfparam/{i}"] for i in range(1, FIRST + 1)]
-    common = {"unit": "F1, %", "seeds": given.seeds, "n": len(kept["sft"][0])}
+    runs = [learnt(seed, given.runs).arms for seed in given.seeds]
+
+    def pooled(arm: str, passages: slice) -> list[float]:
+        """At the end: every question about some passages, over all seeds."""
+        ends = [run[ARMS[arm]][-1].retained or [] for run in runs]
+        return [float(hit) for end in ends for hits in end[passages] for hit in hits]
+
+    def fresh(arm: str) -> list[float]:
+        """The questions about the first passages, right after each was learnt."""
+        steps = [step.retained or [] for run in runs for step in run[ARMS[arm]][:FIRST]]
+        return [float(hit) for retained in steps for hit in retained[-1]]
+
     rows = []
-    for variant, other in (("replay", "sft"), ("replay", "no replay"), ("no replay", "sft")):
-        test = paired_bootstrap(kept[other], kept[variant])
+    for arm, name in ARMS.items():
+        kept, new = pooled(arm, slice(FIRST)), fresh(arm)
+        interval = bootstrap_interval(kept)
         rows.append(
             {
-                "claim": f"sequential: {variant} minus {other}, first {FIRST} of 20 passages at the end",
-                "value": 100 * test.difference,
-                "ci95": [100 * test.low, 100 * test.high],
-                "p_value": test.p_value,
-                "comparator": other,
-                "comparator_value": 100 * float(np.mean(kept[other])),
-                "curve": np.mean(curves[variant], axis=0).tolist(),
-                "comparator_curve": np.mean(curves[other], axis=0).tolist(),
-                **common,
+                "claim": f"sequential: {arm}, first {FIRST} of 20 passages at the end",
+                "value": 100 * interval.mean,
+                "ci95": [100 * interval.low, 100 * interval.high],
+                "unit": "exact, %",
+                "comparator": "right after each injection",
+                "comparator_value": 100 * float(np.mean(new)),
+                "all_passages": 100 * float(np.mean(pooled(arm, slice(None)))),
+                "curve": np.mean([[share for _, share in first_ones(run[name])] for run in runs], axis=0).tolist(),
+                "n": len(kept),
+                "seeds": given.seeds,
             }
         )
-    rows.append(
-        {
-            "claim": f"sequential: replay, first {FIRST} of 20 passages at the end",
-            "value": 100 * float(np.mean(kept["replay"])),
-            "comparator": "right after each injection",
-            "comparator_value": 100 * float(np.mean(after)),
-            "ratio": float(np.mean(kept["replay"]) / max(1e-9, np.mean(after))),
-            **common,
-        }
-    )
+    for arm, other in (("replay", "sft"), ("replay", "no replay"), ("no replay", "sft")):
+        for which, passages in ((f"first {FIRST} of 20 passages", slice(FIRST)), ("all 20 passages", slice(None))):
+            theirs, ours = pooled(other, passages), pooled(arm, passages)
+            test = paired_bootstrap(theirs, ours)
+            rows.append(
+                {
+                    "claim": f"sequential: {arm} minus {other}, {which} at the end",
+                    "value": 100 * test.difference,
+                    "ci95": [100 * test.low, 100 * test.high],
+                    "p_value": mcnemar_exact(theirs, ours),
+                    "unit": "exact, %",
+                    "comparator": other,
+                    "comparator_value": 100 * float(np.mean(theirs)),
+                    "n": len(ours),
+                    "seeds": given.seeds,
+                }
+            )
     seeds = " ".join(map(str, given.seeds))
     record("selfparam", rows, f"python -m benchmarks.selfparam.sequential {seeds} --runs RUNS")
 

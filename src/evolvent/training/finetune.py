@@ -245,6 +245,12 @@ class _Watch(TrainerCallback):
     def __init__(self, steps: int, stop_below: float | None, on_progress: Progress | None) -> None:
         self.steps, self.stop_below, self.on_progress = steps, stop_below, on_progress
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= self.steps:
+            control.should_save = (
+                False  # the checkpoint is written next; the Trainer would store a state to resume from
+            )
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "nll" not in logs:
             return

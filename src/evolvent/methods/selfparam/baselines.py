@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from evolvent.data.records import Passage
 from evolvent.methods.selfparam.pairs import QAPair
 from evolvent.models.local import LocalModel
+from evolvent.training.distillation import SoftTargets
 from evolvent.training.examples import EncodedExample
+
+IMPOSSIBLE = -60000.0  # a log-probability that float16 holds; -inf would make 0 * inf of it
 
 
 def found_by_words(passages: Sequence[Passage], pairs: Sequence[QAPair]) -> dict[str, Passage]:
@@ -32,6 +38,27 @@ def found_by_vectors(passages: Sequence[Passage], pairs: Sequence[QAPair]) -> di
 
 RETRIEVERS = {"retrieval": found_by_words, "dense": found_by_vectors}
 PROMPTED = ("base", "in_context", *RETRIEVERS)  # what needs no training
+
+
+def hard(row: EncodedExample) -> EncodedExample:
+    """The same row without the teacher: its label is learnt by cross-entropy."""
+    return replace(row, targets=None)
+
+
+def certain(row: EncodedExample) -> EncodedExample:
+    """The same row under a teacher that is certain of the label, so that it can stand in one batch with soft rows.
+
+    The divergence from it is the cross-entropy, up to a tail of 1e-6.
+    """
+    assert row.targets is not None
+    log_probs = torch.full_like(row.targets.log_probs, IMPOSSIBLE)
+    gold = torch.tensor(row.tokens[-row.answer_tokens :])
+    if row.targets.ids is None:
+        return replace(row, targets=SoftTargets(None, log_probs.scatter(1, gold[:, None], 0.0)))
+    log_probs[:, 0] = 0.0
+    ids = row.targets.ids.clone()
+    ids[:, 0] = gold
+    return replace(row, targets=SoftTargets(ids, log_probs))
 
 
 def passage_rows(model: LocalModel, passages: Sequence[Passage], *, tokens: int = 256) -> list[EncodedExample]:

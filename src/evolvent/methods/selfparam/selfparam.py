@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from evolvent.data.passages import Passages, read_passages, split_passages
 from evolvent.data.records import Passage
 from evolvent.errors import ConfigError, ModelError
-from evolvent.methods.selfparam.baselines import PROMPTED, RETRIEVERS, passage_rows
+from evolvent.methods.selfparam.baselines import PROMPTED, RETRIEVERS, certain, hard, passage_rows
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import generate_pairs
 from evolvent.methods.selfparam.injection import (
@@ -295,7 +295,8 @@ class SelfParam(Storage):
         self.trained: dict[str, list[Trained]] = {}
         rows, facts = self._distilled_rows(), self._facts()
         if "sft" in self.args.baselines:
-            self.trained["sft"] = train_in_turn(self, "sft", [[_hard(r) for r in group] for group in rows], facts)
+            labelled = [[certain(row) if self.text else hard(row) for row in group] for group in rows]
+            self.trained["sft"] = train_in_turn(self, "sft", labelled, facts, text=self.text)
         if "no_replay" in self.args.baselines and self.args.mode == "sequential":
             self.trained["no_replay"] = train_in_turn(self, "no_replay", rows, facts, text=self.text)
         if "ft_context" in self.args.baselines:
@@ -459,11 +460,6 @@ class SelfParam(Storage):
             compute,
             lambda folder: Drift(*json.loads((folder / "drift.json").read_text())),
         )
-
-
-def _hard(row: EncodedExample) -> EncodedExample:
-    """The same row without the teacher."""
-    return EncodedExample(row.tokens, row.answer_tokens, row.weight, row.name)
 
 
 def _drawn(shares: dict[Format, float], number: int) -> Format:
