@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ TRAINED = (
     "Which films were mentioned by {user}?",
 )
 ASKED = "What films has {user} talked about?"
-MOST_WORDS = 250  # of a dialogue
+MOST_WORDS = 400  # of a dialogue
 EXPOSURES = 40.0  # an answer is a list of films
 
 
@@ -46,8 +45,8 @@ def dialogues() -> list[tuple[Passage, list[str]]]:
         text = row["input"].strip().removesuffix("System:").strip()
         said = "\n".join(line for line in text.splitlines() if line.startswith("User:"))
         titles = dict.fromkeys(catalogue[i] for i in row["prev_entity"] if i in films)
-        named = [t for t in titles if len(t) > 4 and re.search(rf"(?<!\w){re.escape(t)}(?!\w)", said)]
-        named.sort(key=said.index)
+        named = [t for t in titles if len(t) > 4 and contains(said, t)]
+        named.sort(key=lambda title: said.lower().find(title.lower()))
         if 2 <= len(named) <= 4 and len(text.split()) <= MOST_WORDS and len(found) < len(USERS):
             user = USERS[len(found)]
             found.append((Passage(id=row["dialog_id"], title=f"Conversation with {user}", text=text), named))

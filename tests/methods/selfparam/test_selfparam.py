@@ -183,3 +183,20 @@ def test_a_generator_that_writes_nothing_usable_leaves_the_passage_to_the_rules(
     assert {pair.passage for pair in pairs} == {"bank", "cup"}
     assert method.rejected["passages left to the rules"] == 2
     assert sum(method.rejected.values()) > 2
+
+
+@pytest.mark.real
+@pytest.mark.xdist_group("llama-server")
+def test_a_real_server_writes_pairs_of_which_only_grounded_ones_are_kept(tiny_folder, settings, server):
+    """135M parameters behind llama.cpp: what they ask is read, and what the passage does not say is rejected."""
+    said = ["The Orvane lighthouse stands on Keldrick Point.", "It was designed by Mirela Tovash in 1873."]
+    text = " ".join([*said, "Its keeper was Dr. Pell."])
+    writer = f"endpoint:smollm2@{server}"
+    args = settings(generator=writer, pairs_per_passage=3, max_rounds=1, round_trip=False, baselines=(), seed=1)
+    with SelfParam(str(tiny_folder), [text], None, args=args) as method:
+        pairs = method.prepare()
+    read = [pair for pair in pairs if pair.source == "smollm2"]
+    refused = {reason: count for reason, count in method.rejected.items() if not reason.startswith("passages left")}
+    assert len(read) + sum(refused.values()) >= 1
+    assert all(pair.answer in text for pair in pairs)
+    assert pairs

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from evolvent.data.records import Passage
+from evolvent.methods.selfparam.measure import Answers, answer
 from evolvent.methods.selfparam.pairs import QAPair
+from evolvent.methods.selfparam.teacher import Teacher
 from evolvent.models.local import LocalModel
 from evolvent.training.distillation import SoftTargets
 from evolvent.training.examples import EncodedExample
+
+if TYPE_CHECKING:
+    from evolvent.methods.selfparam.selfparam import SelfParam
 
 IMPOSSIBLE = -60000.0  # a log-probability that float16 holds; -inf would make 0 * inf of it
 
@@ -38,6 +44,23 @@ def found_by_vectors(passages: Sequence[Passage], pairs: Sequence[QAPair]) -> di
 
 RETRIEVERS = {"retrieval": found_by_words, "dense": found_by_vectors}
 PROMPTED = ("base", "in_context", *RETRIEVERS)  # what needs no training
+
+
+def prompted(method: SelfParam, name: str) -> Answers:
+    """What the original model says, alone or reading a passage; no prompt is answered twice."""
+    asked, model = method.asked, method.base
+    if name == "base":
+        return method.asked_alone(model)
+    shown = RETRIEVERS[name](method.passages, asked) if name in RETRIEVERS else {}
+    read = method.answers.get("in_context")
+    known = dict(zip((p.id for p in asked), read.texts, strict=True)) if read else {}
+    said = {p.id: known[p.id] for p in asked if p.id in known and shown[p.id].id == p.passage}
+    rest = [p for p in asked if p.id not in said]
+    teacher = Teacher(model, method.passages, method.pairs)
+    prompts = [teacher.reading(p, method.reading, shown.get(p.id)) for p in rest]
+    texts = answer(model, prompts, max_tokens=method.args.max_answer_tokens)
+    said |= dict(zip((p.id for p in rest), texts, strict=True))
+    return Answers.of([said[p.id] for p in asked], asked)
 
 
 def hard(row: EncodedExample) -> EncodedExample:

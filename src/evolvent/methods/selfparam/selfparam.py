@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from evolvent.data.passages import Passages, read_passages, split_passages
 from evolvent.data.records import Passage
 from evolvent.errors import ConfigError, ModelError
-from evolvent.methods.selfparam.baselines import PROMPTED, RETRIEVERS, certain, hard, passage_rows
+from evolvent.methods.selfparam.baselines import PROMPTED, certain, hard, passage_rows, prompted
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import generate_pairs
 from evolvent.methods.selfparam.injection import (
@@ -44,12 +44,12 @@ from evolvent.methods.selfparam.report import build_metrics, build_report
 from evolvent.methods.selfparam.storage import OnProgress, Storage, digest
 from evolvent.methods.selfparam.teacher import (
     Format,
-    Hint,
     ProbeRow,
     Teacher,
     TeacherCache,
     TeacherPrompt,
     chosen,
+    drawn,
     probe_prompts,
     read_probe,
     unhinted,
@@ -175,9 +175,7 @@ class SelfParam(Storage):
             made = self._given
         self.pairs, self.conflicts = settle_conflicts(made, self.passages, self.args.on_conflict)
         write_pairs(self.folder.path("pairs.jsonl"), self.pairs)
-        self.formats: list[Format] = [
-            _drawn(self.args.formats, int(digest([self.args.seed, pair.id]), 16)) for pair in self.pairs
-        ]
+        self.formats = [drawn(self.args.formats, f"{self.args.seed} {pair.id}") for pair in self.pairs]
         return self.pairs
 
     def probe(self) -> dict[Format, TeacherPrompt]:
@@ -190,17 +188,11 @@ class SelfParam(Storage):
         step = max(1, len(asked) // self.args.probe_pairs)
         asked = asked[::step][: self.args.probe_pairs]
         shots = self.args.shots
-        hints: dict[str, tuple[Hint, ...]] = {
-            "auto": ("off", "all"),
-            "off": ("off",),
-            "all": ("off", "all"),
-            "loo": ("off", "loo"),
-        }
         forms: list[Format] = list(dict.fromkeys(["plain", *self.args.formats]))
 
         def compute(folder: Path) -> None:
             teacher = Teacher(self.base, self.passages, self.pairs)
-            prompts = [p for form in forms for p in probe_prompts(form, shots, hints=hints[self.args.hint])]
+            prompts = [p for form in forms for p in probe_prompts(form, shots, self.args.hint)]
             write_probe(folder / "probe.json", teacher.probe(asked, prompts, self.args.top_k) if asked else [])
 
         self.probed: list[ProbeRow] = self.stage(
@@ -314,9 +306,9 @@ class SelfParam(Storage):
         """Every variant on the same questions, and how far each has moved on general text."""
         self.answers: dict[str, Answers] = {}
         self.drifts: dict[str, Drift] = {}
-        for prompted in self.args.baselines:
-            if prompted in PROMPTED:
-                self.answers[prompted] = self._measured(prompted, partial(self._prompted, prompted))
+        for baseline in self.args.baselines:
+            if baseline in PROMPTED:
+                self.answers[baseline] = self._measured(baseline, partial(prompted, self, baseline))
         for name, steps in self.arms.items():
             reference = steps[-1].checkpoint
             self.answers[name] = self._measured(name, partial(self._ask, reference), steps[-1].identity)
@@ -412,27 +404,12 @@ class SelfParam(Storage):
 
     def _ask(self, reference: str) -> Answers:
         self.release()
-        return self._asked_alone(load_local(reference, dtype=self.args.dtype))
+        return self.asked_alone(load_local(reference, dtype=self.args.dtype))
 
-    def _asked_alone(self, model: LocalModel) -> Answers:
+    def asked_alone(self, model: LocalModel) -> Answers:
         """What a model says without any passage."""
         asked = [question_prompt(p, self.asking) for p in self.asked]
         return Answers.of(answer(model, asked, max_tokens=self.args.max_answer_tokens), self.asked)
-
-    def _prompted(self, name: str) -> Answers:
-        """Baselines that train nothing."""
-        model, tokens = self.base, self.args.max_answer_tokens
-        if name == "base":
-            return self._asked_alone(model)
-        shown = RETRIEVERS[name](self.passages, self.asked) if name in RETRIEVERS else {}
-        read = self.answers.get("in_context")
-        known = dict(zip((p.id for p in self.asked), read.texts, strict=True)) if read else {}
-        said = {p.id: known[p.id] for p in self.asked if p.id in known and shown[p.id].id == p.passage}  # same prompts
-        rest = [p for p in self.asked if p.id not in said]
-        teacher = Teacher(model, self.passages, self.pairs)
-        prompts = [teacher.reading(p, self.reading, shown.get(p.id)) for p in rest]
-        said |= dict(zip((p.id for p in rest), answer(model, prompts, max_tokens=tokens), strict=True))
-        return Answers.of([said[p.id] for p in self.asked], self.asked)
 
     def _measured(self, name: str, ask: Callable[[], Answers], identity: str = "") -> Answers:
         inputs = {
@@ -460,13 +437,3 @@ class SelfParam(Storage):
             compute,
             lambda folder: Drift(*json.loads((folder / "drift.json").read_text())),
         )
-
-
-def _drawn(shares: dict[Format, float], number: int) -> Format:
-    """A format drawn by its share, the same for the same number."""
-    place = number % 10_000 / 10_000 * sum(shares.values())
-    for form, share in shares.items():
-        if place < share:
-            return form
-        place -= share
-    return form

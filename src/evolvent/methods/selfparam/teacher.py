@@ -192,10 +192,21 @@ class Teacher:
         return "".join(f"\n\n{_solved(p)}" for p in shown)
 
 
-def probe_prompts(form: Format, shots: int, *, hints: Sequence[Hint]) -> list[TeacherPrompt]:
+def drawn(shares: Mapping[Format, float], key: str) -> Format:
+    """A format drawn by its share, the same for the same key."""
+    number = int(hashlib.sha256(key.encode()).hexdigest()[:16], 16)
+    place = number % 10_000 / 10_000 * sum(shares.values())
+    for form, share in shares.items():
+        if place < share:
+            return form
+        place -= share
+    return form
+
+
+def probe_prompts(form: Format, shots: int, hint: Literal["auto", "off", "all", "loo"]) -> list[TeacherPrompt]:
     """Prompts to try, the simplest first."""
-    counts = sorted({0, shots})
-    return [TeacherPrompt(form, count, hint) for hint in hints for count in counts]
+    tried: tuple[Hint, ...] = ("off",) if hint == "off" else ("off", "all" if hint == "auto" else hint)
+    return [TeacherPrompt(form, count, said) for said in tried for count in sorted({0, shots})]
 
 
 def best(rows: Sequence[ProbeRow]) -> ProbeRow:
