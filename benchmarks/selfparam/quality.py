@@ -20,16 +20,19 @@ from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, 
 from evolvent.methods.selfparam.measure import Answers, Drift
 
 SAME = ("base", "in_context", "retrieval", "dense", "ft_context")  # baselines that no seed changes
-MAIN = "hinted"  # the recipe whose runs hold the baselines
+MAIN = "shipped"  # the default settings; its runs hold the baselines
 RECIPES: dict[str, dict[str, Any]] = {
-    "hinted": {"retention_rows": 0, "baselines": (*SAME, "sft")},
-    "unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": ()},
-    "retention": {"baselines": ("sft",)},
-    "soft": {"retention_rows": 0, "temperature": 1.0, "baselines": ()},
-    "cross-entropy": {"retention_rows": 0, "cross_entropy_weight": 0.5, "baselines": ()},
-    "slow": {"retention_rows": 0, "learning_rate": 5e-5, "baselines": ()},
-    "cloze": {"retention_rows": 0, "generator": "rules", "baselines": ()},
-    "split": {"retention_rows": 0, "generator": "split", "baselines": ()},
+    "shipped": {"baselines": (*SAME, "sft")},
+    "no text": {"retention_rows": 0, "baselines": ("sft",)},
+    "unhinted": {"hint": "off", "temperature": 1.0, "baselines": ()},
+    "soft": {"temperature": 1.0, "baselines": ()},
+    "sharp": {"temperature": 0.25, "baselines": ()},
+    "cross-entropy": {"cross_entropy_weight": 0.5, "baselines": ()},
+    "slow": {"learning_rate": 5e-5, "baselines": ()},
+    "fast": {"learning_rate": 2e-4, "baselines": ()},
+    "cloze": {"generator": "rules", "baselines": ()},
+    "split": {"generator": "split", "baselines": ()},
+    "no text, unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": ()},
 }
 
 
@@ -38,7 +41,7 @@ def method(recipe: str, seed: int, runs: Path) -> SelfParam:
     settings = dict(RECIPES[recipe])
     if seed and recipe == MAIN:  # the others do not depend on it
         settings["baselines"] = ("sft",)
-    args = SelfParamConfig(output_dir=runs / f"{recipe}-{seed}", seed=seed, **settings)
+    args = SelfParamConfig(output_dir=runs / _folder(recipe, seed), seed=seed, on_config_change="rerun", **settings)
     pairs = None if "generator" in settings else train
 
     def say(stage: str, done: int, total: int, note: str) -> None:
@@ -55,13 +58,13 @@ def results(recipe: str, seeds: list[int], runs: Path) -> list[dict[str, Any]]:
         result = made.run()
         found = {"metrics": result.metrics, "answers": dict(made.answers), "drifts": dict(made.drifts)}
         if recipe != MAIN:
-            _add_baselines(found, runs / f"{MAIN}-{seed}")
+            _add_baselines(found, runs / _folder(MAIN, seed))
         done.append(found)
     return done
 
 
 def _add_baselines(found: dict[str, Any], folder: Path) -> None:
-    """The baselines of the run that has them, on the same pairs, steps and seed; SELF-PARAM's there is "hinted"."""
+    """The baselines of the run that has them, on the same pairs, steps and seed; SELF-PARAM's there is "shipped"."""
     before = found["drifts"]["base"].perplexity
     for path in folder.glob("stages/*-test-*/answers.json"):
         name = path.parent.name.partition("-test-")[2].replace("selfparam", MAIN)
@@ -72,6 +75,10 @@ def _add_baselines(found: dict[str, Any], folder: Path) -> None:
             found["drifts"][name] = Drift(*json.loads(path.read_text()))
             change = found["drifts"][name].perplexity / before - 1
             found["metrics"][f"perplexity_change/general/{name}"] = change
+
+
+def _folder(recipe: str, seed: int) -> str:
+    return f"{recipe.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -94,7 +101,7 @@ def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[d
         }
     ]
     for name in done[0]["answers"]:
-        if name == "selfparam":
+        if name == "selfparam" or (name not in SAME and any(name not in d["answers"] for d in done)):
             continue
         pairs = [d["answers"].get(name, done[0]["answers"][name]) for d in done]
         other = np.array([a.f1 for a in pairs])

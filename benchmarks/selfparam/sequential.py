@@ -22,8 +22,8 @@ from evolvent.methods.selfparam.report import FIRST, first_ones
 ARMS = {"replay": "selfparam", "no replay": "no_replay", "sft": "sft"}
 
 
-def learnt(seed: int, runs: Path) -> SelfParam:
-    """One run of all arms."""
+def learnt(seed: int, runs: Path, arms: list[str]) -> SelfParam:
+    """One run of the arms, replay being the method itself."""
     passages, train, test = in_parts(seed)
     args = SelfParamConfig(
         output_dir=runs / f"sequential-{seed}",
@@ -31,7 +31,8 @@ def learnt(seed: int, runs: Path) -> SelfParam:
         seed=seed,
         retention_rows=0,
         keep_checkpoints=1,
-        baselines=("sft", "no_replay"),
+        baselines=tuple(ARMS[arm] for arm in arms if arm != "replay"),
+        on_config_change="rerun",  # more arms may follow
     )
 
     def say(stage: str, done: int, total: int, note: str) -> None:
@@ -47,8 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     given = parser.parse_args()
-    runs = [learnt(seed, given.runs).arms for seed in given.seeds]
+    runs = [learnt(seed, given.runs, given.arms).arms for seed in given.seeds]
 
     def pooled(arm: str, passages: slice) -> list[float]:
         """At the end: every question about some passages, over all seeds."""
@@ -62,6 +64,8 @@ def main() -> None:
 
     rows = []
     for arm, name in ARMS.items():
+        if arm not in given.arms:
+            continue
         kept, new = pooled(arm, slice(FIRST)), fresh(arm)
         interval = bootstrap_interval(kept)
         rows.append(
@@ -79,6 +83,8 @@ def main() -> None:
             }
         )
     for arm, other in (("replay", "sft"), ("replay", "no replay"), ("no replay", "sft")):
+        if not {arm, other} <= set(given.arms):
+            continue
         for which, passages in ((f"first {FIRST} of 20 passages", slice(FIRST)), ("all 20 passages", slice(None))):
             theirs, ours = pooled(other, passages), pooled(arm, passages)
             test = paired_bootstrap(theirs, ours)
@@ -96,7 +102,8 @@ def main() -> None:
                 }
             )
     seeds = " ".join(map(str, given.seeds))
-    record("selfparam", rows, f"python -m benchmarks.selfparam.sequential {seeds} --runs RUNS")
+    arms = " ".join(f"'{arm}'" if " " in arm else arm for arm in given.arms)
+    record("selfparam", rows, f"python -m benchmarks.selfparam.sequential {seeds} --runs RUNS --arms {arms}")
 
 
 if __name__ == "__main__":

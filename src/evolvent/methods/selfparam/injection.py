@@ -10,8 +10,8 @@ import numpy as np
 from evolvent.errors import NothingSelectedError
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.pairs import QAPair
-from evolvent.methods.selfparam.storage import digest
 from evolvent.models.distributions import TokenDistributions
+from evolvent.runs.stages import digest
 from evolvent.training.distillation import SoftTargets
 from evolvent.training.examples import EncodedExample
 

@@ -41,7 +41,7 @@ from evolvent.methods.selfparam.measure import (
 )
 from evolvent.methods.selfparam.pairs import Pairs, QAPair, read_pairs, settle_conflicts, write_pairs
 from evolvent.methods.selfparam.report import build_metrics, build_report
-from evolvent.methods.selfparam.storage import OnProgress, Storage, digest
+from evolvent.methods.selfparam.storage import Storage
 from evolvent.methods.selfparam.teacher import (
     Format,
     ProbeRow,
@@ -60,6 +60,7 @@ from evolvent.methods.selfparam.weights import publish, weight_bytes, write_ledg
 from evolvent.models.distributions import token_distributions
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import ENDPOINT_PREFIX, load_local
+from evolvent.runs.stages import OnProgress, digest
 from evolvent.training.examples import EncodedExample
 
 logger = logging.getLogger(__name__)

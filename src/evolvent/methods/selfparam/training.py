@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from evolvent.methods.selfparam.injection import balanced, batches, replay_buffer
 from evolvent.methods.selfparam.measure import answered_exactly
-from evolvent.methods.selfparam.storage import digest
 from evolvent.methods.selfparam.teacher import Teacher
 from evolvent.methods.selfparam.weights import plain_checkpoint
 from evolvent.models.resolve import load_local
+from evolvent.runs.stages import digest
 from evolvent.training.config import FineTuneConfig
 from evolvent.training.distillation import Distillation
 from evolvent.training.examples import EncodedExample
