@@ -1,9 +1,10 @@
-"""Twenty short passages one after the other: what is left of the first ones, with and without replay, and under SFT.
+"""Passages one after the other: what is left of the first quarter, with and without replay, and under SFT.
 
 python -m benchmarks.selfparam.sequential 0 --runs runs/selfparam      (killed, it goes on)
 
-All three train the same pairs for the same steps in the same order, which the seed draws. After each passage every
-question so far is scored: whether greedy decoding would give exactly its answer.
+Each of the four invented passages is cut into `--parts`, and the seed draws their order. All arms train the same pairs
+for the same steps. After each passage every question so far is scored: whether greedy decoding would give exactly its
+answer.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from benchmarks.results_file import record
 from benchmarks.selfparam.facts import general, in_parts
 from evolvent import SelfParam, SelfParamConfig
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
-from evolvent.methods.selfparam.report import FIRST, first_ones
+from evolvent.methods.selfparam.report import first_ones, first_passages
 
-ARMS = {"replay": "selfparam", "no replay": "no_replay", "sft": "sft"}
+ARMS = {"replay": "selfparam", "sft": "sft", "no replay": "no_replay"}
 
 
-def learnt(seed: int, runs: Path, arms: list[str]) -> SelfParam:
+def learnt(seed: int, given: argparse.Namespace) -> SelfParam:
     """One run of the arms, replay being the method itself."""
-    passages, train, test = in_parts(seed)
+    passages, train, test = in_parts(seed, given.parts)
     args = SelfParamConfig(
-        output_dir=runs / f"sequential-{seed}",
+        output_dir=given.runs / f"sequential-{len(passages)}-{seed}",
         mode="sequential",
         seed=seed,
+        exposures=given.exposures,
         retention_rows=0,
         keep_checkpoints=1,
-        baselines=tuple(ARMS[arm] for arm in arms if arm != "replay"),
+        baselines=tuple(ARMS[arm] for arm in given.arms if arm != "replay"),
         on_config_change="rerun",  # more arms may follow
     )
 
@@ -48,9 +50,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--parts", type=int, default=2, help="pieces of each of the four passages")
+    parser.add_argument("--exposures", type=float, default=16)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     given = parser.parse_args()
-    runs = [learnt(seed, given.runs, given.arms).arms for seed in given.seeds]
+    runs = [learnt(seed, given).arms for seed in given.seeds]
+    count = len(runs[0]["selfparam"])
+    first = first_passages(count)
 
     def pooled(arm: str, passages: slice) -> list[float]:
         """At the end: every question about some passages, over all seeds."""
@@ -59,33 +65,31 @@ def main() -> None:
 
     def fresh(arm: str) -> list[float]:
         """The questions about the first passages, right after each was learnt."""
-        steps = [step.retained or [] for run in runs for step in run[ARMS[arm]][:FIRST]]
+        steps = [step.retained or [] for run in runs for step in run[ARMS[arm]][:first]]
         return [float(hit) for retained in steps for hit in retained[-1]]
 
+    told = {"unit": "exact, %", "seeds": given.seeds, "passages": count, "exposures": given.exposures}
     rows = []
-    for arm, name in ARMS.items():
-        if arm not in given.arms:
-            continue
-        kept, new = pooled(arm, slice(FIRST)), fresh(arm)
+    for arm in given.arms:
+        kept, new = pooled(arm, slice(first)), fresh(arm)
         interval = bootstrap_interval(kept)
+        curves = [[share for _, share in first_ones(run[ARMS[arm]])] for run in runs]
         rows.append(
             {
-                "claim": f"sequential: {arm}, first {FIRST} of 20 passages at the end",
+                "claim": f"sequential: {arm}, first {first} of {count} passages at the end",
                 "value": 100 * interval.mean,
                 "ci95": [100 * interval.low, 100 * interval.high],
-                "unit": "exact, %",
                 "comparator": "right after each injection",
                 "comparator_value": 100 * float(np.mean(new)),
                 "all_passages": 100 * float(np.mean(pooled(arm, slice(None)))),
-                "curve": np.mean([[share for _, share in first_ones(run[name])] for run in runs], axis=0).tolist(),
+                "curve": np.mean(curves, axis=0).tolist(),
                 "n": len(kept),
-                "seeds": given.seeds,
+                **told,
             }
         )
-    for arm, other in (("replay", "sft"), ("replay", "no replay"), ("no replay", "sft")):
-        if not {arm, other} <= set(given.arms):
-            continue
-        for which, passages in ((f"first {FIRST} of 20 passages", slice(FIRST)), ("all 20 passages", slice(None))):
+    pairs = (("replay", "sft"), ("replay", "no replay"), ("no replay", "sft"))
+    for arm, other in ((a, b) for a, b in pairs if {a, b} <= set(given.arms)):
+        for which, passages in ((f"first {first} of {count} passages", slice(first)), (f"all {count}", slice(None))):
             theirs, ours = pooled(other, passages), pooled(arm, passages)
             test = paired_bootstrap(theirs, ours)
             rows.append(
@@ -94,16 +98,15 @@ def main() -> None:
                     "value": 100 * test.difference,
                     "ci95": [100 * test.low, 100 * test.high],
                     "p_value": mcnemar_exact(theirs, ours),
-                    "unit": "exact, %",
                     "comparator": other,
                     "comparator_value": 100 * float(np.mean(theirs)),
                     "n": len(ours),
-                    "seeds": given.seeds,
+                    **told,
                 }
             )
+    options = f"--parts {given.parts} --exposures {given.exposures:g} --arms {' '.join(map(repr, given.arms))}"
     seeds = " ".join(map(str, given.seeds))
-    arms = " ".join(f"'{arm}'" if " " in arm else arm for arm in given.arms)
-    record("selfparam", rows, f"python -m benchmarks.selfparam.sequential {seeds} --runs RUNS --arms {arms}")
+    record("selfparam", rows, f"python -m benchmarks.selfparam.sequential {seeds} --runs RUNS {options}")
 
 
 if __name__ == "__main__":

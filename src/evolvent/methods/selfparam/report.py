@@ -16,7 +16,6 @@ from evolvent.training.finetune import FineTuneResult
 if TYPE_CHECKING:
     from evolvent.methods.selfparam.selfparam import SelfParam
 
-FIRST = 5  # passages whose retention is drawn
 NAMES = {
     "base": "model, no passage",
     "in_context": "passage in the prompt",
@@ -107,7 +106,8 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
                 x="passages learnt",
                 y="exact, %",
             ),
-            f"Questions about the first {FIRST} passages (as far as they were learnt) that are answered exactly.",
+            f"Questions about the first {first_passages(len(method.injections))} of {len(method.injections)} passages, as far "
+            "as they were learnt, that are answered exactly.",
         )
     seconds = {k: v for k, v in method.folder.seconds.items() if v >= 0.05}
     report.figure("Time of each stage", plots.stage_times(seconds), f"{sum(seconds.values()):.0f} seconds in all.")
@@ -197,8 +197,14 @@ def _losses(steps: Any) -> list[tuple[int, float]]:
 
 def first_ones(steps: Sequence[Trained]) -> list[tuple[int, float]]:
     """(passages learnt, share of the questions about the first ones that are answered exactly) after each of them."""
+    first = first_passages(len(steps))
     return [
-        (number, float(np.mean([hit for hits in step.retained[:FIRST] for hit in hits])))
+        (number, float(np.mean([hit for hits in step.retained[:first] for hit in hits])))
         for number, step in enumerate(steps, start=1)
         if step.retained
     ]
+
+
+def first_passages(count: int) -> int:
+    """How many of `count` passages count as the first ones: a quarter."""
+    return max(1, count // 4)
