@@ -106,8 +106,8 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
                 x="passages learnt",
                 y="exact, %",
             ),
-            f"Questions about the first {first_passages(len(method.injections))} of {len(method.injections)} passages, as far "
-            "as they were learnt, that are answered exactly.",
+            f"Questions about the first {first_passages(len(method.injections))} of {len(method.injections)} passages, "
+            "as far as they were learnt, that are answered exactly.",
         )
     seconds = {k: v for k, v in method.folder.seconds.items() if v >= 0.05}
     report.figure("Time of each stage", plots.stage_times(seconds), f"{sum(seconds.values()):.0f} seconds in all.")
