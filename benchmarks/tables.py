@@ -356,14 +356,17 @@ def selfparam_frontier(rows: dict[str, Row]) -> str:
 
 
 def selfparam_sequential(rows: dict[str, Row]) -> str:
-    """What is left of the first passages."""
-    lines = [["exact answers, %", "first 5, right after each", "first 5, at the end", "all 20, at the end"]]
+    """What is left of the first passages, and the tests between the arms."""
+    found = [(claim, row) for claim, row in rows.items() if claim.startswith("sequential: ")]
+    arms = [(claim, row) for claim, row in found if " minus " not in claim]
     names = {"replay": "**SELF-PARAM**, replay", "no replay": "SELF-PARAM, no replay", "sft": "SFT in turn"}
-    for arm, name in names.items():
-        row = rows[f"sequential: {arm}, first 5 of 20 passages at the end"]
+    lines = [["exact answers, %", "seeds", "first ones, right after each", "first ones, at the end", "all, at the end"]]
+    for claim, row in arms:
+        arm, _, which = claim.removeprefix("sequential: ").partition(", ")
         low, high = row["ci95"]
         kept, new = f"{row['value']:.1f} [{low:.1f}, {high:.1f}]", f"{row['comparator_value']:.1f}"
-        lines.append([name, new, kept, f"{row['all_passages']:.1f}"])
+        name = f"{names[arm]}: {which.removesuffix(' at the end')}"
+        lines.append([name, ", ".join(map(str, row["seeds"])), new, kept, f"{row['all_passages']:.1f}"])
     return _table(lines)
 
 

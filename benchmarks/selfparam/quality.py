@@ -118,11 +118,12 @@ def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[d
             **common,
         }
         if name in done[0]["drifts"] and name != "base":
-            theirs = [d["drifts"][name].kl for d in done]
+            moved = [d for d in done if name in d["drifts"]]
+            theirs = [d["drifts"][name].kl for d in moved]
             row["comparator_drift"] = float(np.mean(theirs))
             row["drift_ratio"] = float(np.mean(drift) / np.mean(theirs))
             row["comparator_perplexity_change"] = 100 * float(
-                np.mean([d["metrics"][f"perplexity_change/general/{name}"] for d in done])
+                np.mean([d["metrics"][f"perplexity_change/general/{name}"] for d in moved])
             )
         made.append(row)
     if recipe == MAIN:
