@@ -100,6 +100,10 @@ class LawConfig(BaseModel):
     # what is protected, and when to stop
     n_references: int = Field(512, ge=0)
     mu_ratio: float = Field(1.0, ge=0)
+    sentences: int = Field(0, ge=0)
+    even: bool = False
+    edit_position: Literal["subject_last", "prompt_last"] = "subject_last"
+    protect: Literal["prompt", "subject"] = "subject"
     eliminate: Literal["never", "wordings", "contexts", "prompt"] = "never"
     max_rounds: int = Field(3, ge=1)
     stop_accuracy: float = Field(0.02, ge=0, lt=1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from evolvent.data.records import Fact
 from evolvent.data.readers import numbered_rows
 from evolvent.errors import DataError
 from evolvent.methods.law.measurement import HELD_OUT_TEXTS
+from evolvent.methods.law.wordings import PREFIX
 from evolvent.models.local import LocalModel
 from evolvent.models.protocol import Sampling
 
@@ -17,6 +19,7 @@ OPENINGS = (
     "The economy of", "A common recipe", "The university", "In football,", "The planet", "Many animals", "The art of",
 )  # fmt: skip
 TOKENS = 128
+SENTENCE_TOKENS = 16
 TEXTS_PER_CALL = 2  # of each opening
 
 
@@ -35,6 +38,13 @@ def written_texts(model: LocalModel, tokens: int, *, seed: int) -> list[str]:
             raise DataError("the model writes no text of its own: give a general corpus")
         texts += fresh
     return texts
+
+
+def written_sentences(model: LocalModel, facts: Sequence[Fact], *, each: int, seed: int) -> list[list[str]]:
+    """What the model goes on with after "This is a fact. SUBJECT": `each` continuations for every fact's subject."""
+    sampling = Sampling(max_tokens=SENTENCE_TOKENS, temperature=1.0, n=each, seed=seed)
+    found = model.generate([PREFIX + fact.subject for fact in facts], sampling)
+    return [[c.text for c in row if c.text.strip()] for row in found]
 
 
 def general_texts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +140,59 @@ class Decoder:
         index = torch.tensor([place[row] for row in rows])
         found = {layer: torch.cat(caught[layer])[index] for layer in keys}
         return found, torch.cat(caught["residual"])[index] if residual is not None else None
+
+    def moment(self, rows: Sequence[Tokens], layer: int, *, skip: Sequence[int | None]) -> Tensor:
+        """Σ kkᵀ (m, m), float64, over the positions of all rows; a beginning that rows share counts once.
+
+        Args:
+            rows: token ids.
+            layer: block whose keys are summed.
+            skip: a position of each row that is left out, or None.
+        """
+        seen = {row[: at + 1] for row, at in zip(rows, skip, strict=True) if at is not None}
+        total = torch.zeros(self.width, self.width, dtype=torch.float64)
+        chosen: Tensor
+
+        def add(_: Any, inputs: tuple[Tensor, ...]) -> None:
+            keys = inputs[0][chosen].float().cpu()
+            total.add_((keys.T @ keys).double())
+
+        def stop(_: Any, __: Any, ___: Any) -> None:
+            raise _FarEnoughError
+
+        handles = [
+            self.projections[layer].module.register_forward_pre_hook(add),
+            self.blocks[layer].register_forward_hook(stop),
+        ]
+        ordered = sorted(set(rows), key=len)
+        lengths = [len(row) for row in ordered]
+
+        def run(batch: list[int]) -> None:
+            nonlocal chosen
+            longest = max(lengths[i] for i in batch)
+            ids = torch.full((len(batch), longest), self.model.pad_token)
+            mask, fresh = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+            for place, i in enumerate(batch):
+                row = ordered[i]
+                ids[place, : len(row)] = torch.tensor(row)
+                mask[place, : len(row)] = 1
+                for at in range(len(row)):
+                    if row[: at + 1] not in seen:
+                        seen.add(row[: at + 1])
+                        fresh[place, at] = True
+            chosen = fresh.to(self.model.device)
+            with suppress(_FarEnoughError):
+                self.model.module(
+                    input_ids=ids.to(self.model.device), attention_mask=mask.to(self.model.device), use_cache=False
+                )
+
+        try:
+            with torch.inference_mode():
+                run_batches(token_budget_batches(lengths, self.model.max_batch_tokens), run)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return total
 
     def _read_chunk(self, chunk: Sequence[Tokens], distinct: Sequence[Tokens], order: list[int]) -> None:
         number = {row: i for i, row in enumerate(distinct)}

@@ -25,7 +25,7 @@ from evolvent.data.records import Fact
 from evolvent.errors import DataError, ModelError, NothingSelectedError
 from evolvent.methods.law.audit import Audit, attack
 from evolvent.methods.law.config import LawConfig
-from evolvent.methods.law.corpus import general_texts, written_texts
+from evolvent.methods.law.corpus import general_texts, written_sentences, written_texts
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.gradient import forget_by_gradient, trained
 from evolvent.methods.law.measurement import FORGET, Measurement, Questionnaire, check_disjoint, metrics_of
@@ -36,8 +36,9 @@ from evolvent.methods.law.reverting import PATCHES, UNDO, undo_patches
 from evolvent.methods.law.statistics import Statistics, fingerprint, statistics
 from evolvent.methods.law.targets import Targets, learn_targets, learner_of, mean_targets, suffix_form_agrees
 from evolvent.methods.law.washing import LayerEdit, Washables, wash_round
-from evolvent.methods.law.wordings import BARE, Row, Wording, rows_for, wordings_for
+from evolvent.methods.law.wordings import BARE, PREFIX, Row, Wording, at_the_end, row_for, rows_for, wordings_for
 from evolvent.models.local import LocalModel
+from evolvent.models.prefixes import Tokens
 from evolvent.models.quiet import quiet
 from evolvent.models.resolve import load_local
 from evolvent.runs.folder import Run
@@ -244,7 +245,7 @@ class Law:
         """L2a: where the state of each fact that is still known shall go."""
         if self.round == 1:
             self.pending = self.known
-        self.rows = rows_for(self.model, self.pending, self.wordings)
+        self.rows = self._rows_for(self.pending)
         last = self.layers[-1]
 
         def compute(folder: Path) -> None:
@@ -263,9 +264,37 @@ class Law:
                     temporary.replace(folder / f"{start}.safetensors")
 
         inputs = {"layer": last, "round": self.round, **self._asked(), **self._settings(TARGET_SETTINGS)}
+        if self.args.edit_position != "subject_last":
+            inputs["edit"] = self.args.edit_position
         inputs |= {"facts": facts_digest(self.pending), "washed": [p.after for p in self.patches.values()]}
         self.learnt: Targets = self._stage(f"targets-{self.round}", inputs, compute, load_targets)
         return self.learnt
+
+    def _rows_for(self, facts: Sequence[Fact]) -> list[list[Row]]:
+        rows = rows_for(self.model, facts, self.wordings)
+        return at_the_end(rows) if self.args.edit_position == "prompt_last" else rows
+
+    def sentences(self) -> list[tuple[Tokens, int | None]]:
+        if not self.args.sentences:
+            return []
+
+        def compute(folder: Path) -> None:
+            found = written_sentences(
+                self.model, [*self.known, *self.references], each=self.args.sentences, seed=self.args.seed
+            )
+            (folder / "sentences.json").write_text(json.dumps(found))
+
+        inputs = {"each": self.args.sentences, **self._asked()}
+        texts = self._stage(
+            "sentences", inputs, compute, lambda folder: json.loads((folder / "sentences.json").read_text())
+        )
+        rows = []
+        for number, (fact, own) in enumerate(zip([*self.known, *self.references], texts, strict=True)):
+            for text in own:
+                row = row_for(self.model, fact, Wording("prefix", before=PREFIX), template="{}" + text)
+                if row is not None:
+                    rows.append((row.tokens, row.edit if number < len(self.known) else None))
+        return rows
 
     def wash(self) -> list[LayerEdit]:
         """L2c to L5: spread the displacements over the blocks; facts that are gone are left out of the next block."""
@@ -274,8 +303,9 @@ class Law:
             self.pending,
             self.rows,
             self.learnt.deltas,
-            settled=rows_for(self.model, gone, self.wordings),
-            references=[own[:1] for own in rows_for(self.model, self.references, self.wordings)],
+            settled=self._rows_for(gone),
+            references=[own[:1] for own in self._rows_for(self.references)],
+            sentences=self.sentences(),
         )
 
         def compute(folder: Path) -> None:
@@ -542,6 +572,10 @@ WASH_SETTINGS = (
     "key_contexts",
     "contrast",
     "mu_ratio",
+    "protect",
+    "sentences",
+    "even",
+    "edit_position",
     "eliminate",
     "gone_margin",
     "stats_tokens",

@@ -82,6 +82,7 @@ class Washables:
     deltas: Tensor
     settled: Sequence[Sequence[Row]] = ()
     references: Sequence[Sequence[Row]] = ()
+    sentences: Sequence[tuple[Tokens, int | None]] = ()
 
 
 @contextmanager
@@ -200,6 +201,9 @@ class _Problem:
         self.starts = [0, *accumulate(len(rows) for rows in ends)]  # first goal of each fact
         self.active = [i for i, on in enumerate(active.tolist()) if on]
         self.kept = [_ends(rows) for rows in [*work.references, *work.settled] if rows]
+        self.whole_kept = [rows for rows in [*work.references, *work.settled] if rows]
+        self.whole_active = work.rows
+        self.sentences = list(work.sentences)
 
     def _columns(self, facts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Keys (m, n) and residuals (d, n) of some facts."""
@@ -215,11 +219,22 @@ class _Problem:
             owners = torch.unique(owners)
         if self.args.contrast:
             found = found - self.args.contrast * self._relation_means(found, [self.relations[i] for i in owners])
+        if self.args.even:
+            size = torch.linalg.solve_triangular(self.kept_factor, found.T, upper=False).square().sum(0).sqrt()
+            weight = (size.median() / size)[:, None]
+            found, residuals = found * weight, residuals * weight
         return found.T, residuals.T
 
     def _reference_moment(self) -> Tensor | None:
         """Σ kkᵀ over references and facts that are gone already (m, m), block by block."""
-        if not self.kept or not self.args.mu_ratio:
+        if not self.args.mu_ratio:
+            return None
+        if self.args.protect == "prompt":
+            rows = [(r.tokens, None) for own in self.whole_kept for r in own]
+            rows += [(r.tokens, r.edit) for own in self.whole_active for r in own]
+            rows += self.sentences
+            return self.decoder.moment([t for t, _ in rows], self.layer, skip=[e for _, e in rows])
+        if not self.kept:
             return None
         sums = Streamed(self.decoder.width, 1)
         for start in range(0, len(self.kept), STREAM_FACTS):
@@ -243,6 +258,8 @@ class _Problem:
     def solve(self, general: Statistics, still_known: Callable[[], Tensor], *, final: bool) -> tuple[LayerEdit, Patch]:
         args, weight = self.args, self.projection.weight.clone()
         kept = Kept(general.moment, self._reference_moment(), args.mu_ratio, args.ridge)
+        if args.even:
+            self.kept_factor = kept.factor()[0]
         spectrum = self._spectrum(kept)
         most = args.beta_rel * general.energy
         size = float(weight.double().norm())

@@ -106,6 +106,11 @@ def rows_for(model: LocalModel, facts: Sequence[Fact], wordings: Sequence[Wordin
     return [[row for w in wordings if (row := row_for(model, fact, w)) is not None] for fact in facts]
 
 
+def at_the_end(rows: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """The same rows, edited at the last token of the prompt."""
+    return [[Row(r.tokens, len(r.tokens) - 1, r.weight) for r in own] for own in rows]
+
+
 def asked_rows(model: LocalModel, fact: Fact, rows: Sequence[Row]) -> list[tuple[int, ...]]:
     """All that a fact is asked with before it counts as gone: wordings, paraphrases, and in a chat its question."""
     texts: list[Prompt] = [p.replace("{}", fact.subject, 1).rstrip() for p in fact.paraphrases]
