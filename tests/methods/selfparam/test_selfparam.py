@@ -52,11 +52,13 @@ def test_training_brings_the_student_to_the_teacher(tiny_folder, settings):
 
 
 def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settings, tmp_path):
-    result = build(tiny_folder, settings(mode="sequential", baselines=())).run()
+    result = build(tiny_folder, settings(mode="sequential", baselines=("no_replay",))).run()
     rows = read_ledger(result.output_dir)
     assert [row["passages"] for row in rows] == [["bank"], ["cup"]]
     assert rows[1]["parent"] == rows[0]["identity"]
-    assert [len(result.metrics[f"exact/after/selfparam/{n}"]) for n in (1, 2)] == [1, 2]
+    for arm in ("selfparam", "no_replay"):
+        assert [len(result.metrics[f"exact/after/{arm}/{n}"]) for n in (1, 2)] == [1, 2]
+    assert "What is left of the first passages" in result.report_path.read_text()
     first = tmp_path / "run" / "stages" / rows[0]["stage"] / "checkpoint"
     expected = AutoModelForCausalLM.from_pretrained(first).state_dict()
     roll_back(result.output_dir, 2)
