@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from evolvent.data.readers import numbered_rows
 from evolvent.data.records import Fact
+from evolvent.data.readers import numbered_rows
 from evolvent.errors import DataError
 from evolvent.methods.law.measurement import HELD_OUT_TEXTS
 from evolvent.methods.law.wordings import PREFIX

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,11 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
             f"Questions about the first {first_passages(len(method.injections))} of {len(method.injections)} passages, "
             "as far as they were learnt, that are answered exactly.",
         )
-    seconds = {k: v for k, v in method.folder.seconds.items() if v >= 0.05}
+    seconds: dict[str, float] = {}
+    for stage, spent in method.folder.seconds.items():
+        kind = re.sub(r"-\d{3}$", "", stage)  # the trainings of one arm together
+        seconds[kind] = seconds.get(kind, 0.0) + spent
+    seconds = {k: v for k, v in seconds.items() if v >= 0.05}
     report.figure("Time of each stage", plots.stage_times(seconds), f"{sum(seconds.values()):.0f} seconds in all.")
     report.table(
         "How the teacher reads",
