@@ -360,32 +360,62 @@ SELFPARAM = {
     "base": "model, no passage",
     "in_context": "passage in the prompt",
     "retrieval": "passage found by BM25",
+    "dense": "passage found by MiniLM",
     "ft_context": "fine-tuned on the passages",
-    "sft": "SFT on the pairs",
+    "sft": "SFT on the pairs, same general text",
 }
 
 
 def selfparam_quality(rows: dict[str, Row]) -> str:
-    """F1, exact match and drift of each recipe, and of what it is compared with."""
+    """F1, exact match and drift of the default settings, and of what they are compared with."""
     lines = [["variant", "seeds", "F1, %", "exact, %", "SELF-PARAM gains in F1", "drift, nats", "perplexity"]]
-    recipes = [claim.partition(":")[0] for claim in rows if claim.endswith("SELF-PARAM, F1 in unseen wordings")]
-    for recipe in recipes:
-        for name, shown in SELFPARAM.items():
-            row = rows.get(f"{recipe}: SELF-PARAM minus {name}, F1 in unseen wordings")
-            if row is None:
-                continue
-            low, high = row["ci95"]
-            gain = f"{row['value']:+.1f} [{low:+.1f}, {high:+.1f}], p {_p(row['p_value'])}"
-            moved = f"{row['comparator_drift']:.3f}" if "comparator_drift" in row else ""
-            change = row.get("comparator_perplexity_change")
-            seeds = ", ".join(map(str, row["seeds"]))
-            value, exact = f"{row['comparator_value']:.1f}", f"{row['comparator_exact']:.1f}"
-            lines.append([shown, seeds, value, exact, gain, moved, "" if change is None else f"{change:+.1f} %"])
-        row = rows[f"{recipe}: SELF-PARAM, F1 in unseen wordings"]
+    for name, shown in SELFPARAM.items():
+        row = rows[f"shipped: SELF-PARAM minus {name}, F1 in unseen wordings"]
         low, high = row["ci95"]
-        value, seeds = f"**{row['value']:.1f}** [{low:.1f}, {high:.1f}]", ", ".join(map(str, row["seeds"]))
-        moved, change = f"{row['drift']:.3f}", f"{row['perplexity_change']:+.1f} %"
-        lines.append([f"**SELF-PARAM**, {recipe}", seeds, value, f"{row['exact']:.1f}", "", moved, change])
+        gain = f"{row['value']:+.1f} [{low:+.1f}, {high:+.1f}], p {_p(row['p_value'])}"
+        moved = f"{row['comparator_drift']:.3f}" if "comparator_drift" in row else ""
+        change = row.get("comparator_perplexity_change")
+        seeds = ", ".join(map(str, row["seeds"])) if name == "sft" else "no seed"
+        value, exact = f"{row['comparator_value']:.1f}", f"{row['comparator_exact']:.1f}"
+        lines.append([shown, seeds, value, exact, gain, moved, "" if change is None else f"{change:+.1f} %"])
+    return _table([*lines, _selfparam_line("**SELF-PARAM**", rows["shipped: SELF-PARAM, F1 in unseen wordings"])])
+
+
+def _selfparam_line(name: str, row: Row) -> list[str]:
+    low, high = row["ci95"]
+    value, seeds = f"**{row['value']:.1f}** [{low:.1f}, {high:.1f}]", ", ".join(map(str, row["seeds"]))
+    return [name, seeds, value, f"{row['exact']:.1f}", "", f"{row['drift']:.3f}", f"{row['perplexity_change']:+.1f} %"]
+
+
+def selfparam_frontier(rows: dict[str, Row]) -> str:
+    """F1 against drift of every setting that was tried, the least drift first."""
+    points = []
+    for claim, row in rows.items():
+        recipe, _, rest = claim.partition(": SELF-PARAM")
+        seeds = ", ".join(map(str, row.get("seeds", [])))
+        if rest == ", F1 in unseen wordings":
+            points.append((row["drift"], f"SELF-PARAM, {recipe}", seeds, row["value"], row["perplexity_change"]))
+        elif rest == " minus sft, F1 in unseen wordings" and recipe in ("shipped", "no text"):
+            drift, change = row["comparator_drift"], row["comparator_perplexity_change"]
+            points.append((drift, f"SFT, {recipe}", seeds, row["comparator_value"], change))
+    lines = [["setting", "seeds", "drift, nats", "F1, %", "perplexity"]]
+    for drift, name, seeds, value, change in sorted(points):
+        lines.append([name, seeds, f"{drift:.3f}", f"{value:.1f}", f"{change:+.1f} %"])
+    return _table(lines)
+
+
+def selfparam_sequential(rows: dict[str, Row]) -> str:
+    """What is left of the first passages, and the tests between the arms."""
+    found = [(claim, row) for claim, row in rows.items() if claim.startswith("sequential: ")]
+    arms = [(claim, row) for claim, row in found if " minus " not in claim]
+    names = {"replay": "**SELF-PARAM**, replay", "no replay": "SELF-PARAM, no replay", "sft": "SFT in turn"}
+    lines = [["exact answers, %", "seeds", "first ones, right after each", "first ones, at the end", "all, at the end"]]
+    for claim, row in arms:
+        arm, _, which = claim.removeprefix("sequential: ").partition(", ")
+        low, high = row["ci95"]
+        kept, new = f"{row['value']:.1f} [{low:.1f}, {high:.1f}]", f"{row['comparator_value']:.1f}"
+        name = f"{names[arm]}: {which.removesuffix(' at the end')}"
+        lines.append([name, ", ".join(map(str, row["seeds"])), new, kept, f"{row['all_passages']:.1f}"])
     return _table(lines)
 
 
@@ -429,6 +459,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "atlas-recommend": ("atlas", atlas_recommend),
     "atlas-speed": ("atlas", atlas_speed),
     "selfparam-quality": ("selfparam", selfparam_quality),
+    "selfparam-frontier": ("selfparam", selfparam_frontier),
+    "selfparam-sequential": ("selfparam", selfparam_sequential),
+    "selfparam-inspired": ("selfparam", selfparam_named("inspired")),
     "selfparam-probe": ("selfparam", selfparam_probe),
     "selfparam-recommendation": ("selfparam", selfparam_named("recommendation")),
     "selfparam-speed": ("selfparam", selfparam_named("speed")),

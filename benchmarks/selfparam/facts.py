@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 from evolvent.data.passages import sentences
 from evolvent.data.records import Passage
@@ -25,8 +26,8 @@ def invented(passages: int = 4) -> tuple[list[Passage], list[QAPair], list[QAPai
     return texts, train, test
 
 
-def in_parts(parts: int = 5) -> tuple[list[Passage], list[QAPair], list[QAPair]]:
-    """Each passage cut into `parts` with two or three facts each, to be learnt one after the other.
+def in_parts(seed: int, parts: int = 5) -> tuple[list[Passage], list[QAPair], list[QAPair]]:
+    """Each passage cut into `parts` with two or three facts each, in an order drawn by the seed.
 
     A part holds the sentences that give its facts' answers, after the passage's first sentence (its subject).
     """
@@ -43,6 +44,7 @@ def in_parts(parts: int = 5) -> tuple[list[Passage], list[QAPair], list[QAPair]]
             kept = {p.fact for p in chosen}
             moved_train += [p.model_copy(update={"passage": name}) for p in train if p.fact in kept]
             moved_test += [p.model_copy(update={"passage": name}) for p in chosen]
+    Random(seed).shuffle(texts)
     return texts, moved_train, moved_test
 
 

@@ -19,26 +19,29 @@ from evolvent import SelfParam, SelfParamConfig
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
 from evolvent.methods.selfparam.measure import Answers, Drift
 
-FREE = ("base", "in_context", "retrieval")  # baselines without training, which no seed changes
+SAME = ("base", "in_context", "retrieval", "dense", "ft_context")  # baselines that no seed changes
+MAIN = "shipped"  # the default settings; its runs hold the baselines
 RECIPES: dict[str, dict[str, Any]] = {
-    "unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": (*FREE, "sft")},
-    "hinted": {"retention_rows": 0, "hint": "all", "baselines": ()},
-    "retention": {"baselines": ()},
-    "context": {"retention_rows": 0, "baselines": ("ft_context",)},
-    "cross-entropy": {"retention_rows": 0, "cross_entropy_weight": 0.5, "baselines": ()},
-    "slow": {"retention_rows": 0, "learning_rate": 5e-5, "baselines": ()},
-    "soft": {"retention_rows": 0, "temperature": 1.0, "baselines": ()},
-    "cloze": {"retention_rows": 0, "generator": "rules", "baselines": ()},
-    "split": {"retention_rows": 0, "generator": "split", "baselines": ()},
+    "shipped": {"baselines": (*SAME, "sft")},
+    "no text": {"retention_rows": 0, "baselines": ("sft",)},
+    "unhinted": {"hint": "off", "temperature": 1.0, "baselines": ()},
+    "soft": {"temperature": 1.0, "baselines": ()},
+    "sharp": {"temperature": 0.25, "baselines": ()},
+    "cross-entropy": {"cross_entropy_weight": 0.5, "baselines": ()},
+    "slow": {"learning_rate": 5e-5, "baselines": ()},
+    "fast": {"learning_rate": 2e-4, "baselines": ()},
+    "cloze": {"generator": "rules", "baselines": ()},
+    "split": {"generator": "split", "baselines": ()},
+    "no text, unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": ()},
 }
 
 
 def method(recipe: str, seed: int, runs: Path) -> SelfParam:
     passages, train, test = invented(2)
     settings = dict(RECIPES[recipe])
-    if seed and recipe == "unhinted":
+    if seed and recipe == MAIN:  # the others do not depend on it
         settings["baselines"] = ("sft",)
-    args = SelfParamConfig(output_dir=runs / f"{recipe}-{seed}", seed=seed, **settings)
+    args = SelfParamConfig(output_dir=runs / _folder(recipe, seed), seed=seed, on_config_change="rerun", **settings)
     pairs = None if "generator" in settings else train
 
     def say(stage: str, done: int, total: int, note: str) -> None:
@@ -54,24 +57,28 @@ def results(recipe: str, seeds: list[int], runs: Path) -> list[dict[str, Any]]:
         made = method(recipe, seed, runs)
         result = made.run()
         found = {"metrics": result.metrics, "answers": dict(made.answers), "drifts": dict(made.drifts)}
-        if recipe != "unhinted":
-            _add_baselines(found, runs / f"unhinted-{seed}")
+        if recipe != MAIN:
+            _add_baselines(found, runs / _folder(MAIN, seed))
         done.append(found)
     return done
 
 
 def _add_baselines(found: dict[str, Any], folder: Path) -> None:
-    """The baselines of the run that has them, on the same pairs, steps and seed; SELF-PARAM's there is "unhinted"."""
+    """The baselines of the run that has them, on the same pairs, steps and seed; SELF-PARAM's there is "shipped"."""
     before = found["drifts"]["base"].perplexity
     for path in folder.glob("stages/*-test-*/answers.json"):
-        name = path.parent.name.partition("-test-")[2].replace("selfparam", "unhinted")
+        name = path.parent.name.partition("-test-")[2].replace("selfparam", MAIN)
         found["answers"] = {name: Answers.load(path), **found["answers"]}
     for path in folder.glob("stages/*-drift-*/drift.json"):
-        name = path.parent.name.partition("-drift-")[2].replace("selfparam", "unhinted")
-        if name != "base":
+        name = path.parent.name.partition("-drift-")[2].replace("selfparam", MAIN)
+        if name not in found["drifts"]:
             found["drifts"][name] = Drift(*json.loads(path.read_text()))
             change = found["drifts"][name].perplexity / before - 1
             found["metrics"][f"perplexity_change/general/{name}"] = change
+
+
+def _folder(recipe: str, seed: int) -> str:
+    return f"{recipe.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -94,7 +101,7 @@ def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[d
         }
     ]
     for name in done[0]["answers"]:
-        if name == "selfparam":
+        if name == "selfparam" or (name not in SAME and any(name not in d["answers"] for d in done)):
             continue
         pairs = [d["answers"].get(name, done[0]["answers"][name]) for d in done]
         other = np.array([a.f1 for a in pairs])
@@ -111,14 +118,15 @@ def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[d
             **common,
         }
         if name in done[0]["drifts"] and name != "base":
-            theirs = [d["drifts"][name].kl for d in done]
+            moved = [d for d in done if name in d["drifts"]]
+            theirs = [d["drifts"][name].kl for d in moved]
             row["comparator_drift"] = float(np.mean(theirs))
             row["drift_ratio"] = float(np.mean(drift) / np.mean(theirs))
             row["comparator_perplexity_change"] = 100 * float(
-                np.mean([d["metrics"][f"perplexity_change/general/{name}"] for d in done])
+                np.mean([d["metrics"][f"perplexity_change/general/{name}"] for d in moved])
             )
         made.append(row)
-    if recipe == "unhinted":
+    if recipe == MAIN:
         made += [
             {"claim": f"probe: {key.removeprefix('probe/')}", "value": value, "unit": "nats per token", "n": 24}
             for key, value in done[0]["metrics"].items()

@@ -1,96 +1,112 @@
-"""Twenty short passages one after the other: what is left of each at the end, with and without replay, and under SFT.
+"""Passages one after the other: what is left of the first quarter, with and without replay, and under SFT.
 
 python -m benchmarks.selfparam.sequential 0 --runs runs/selfparam      (killed, it goes on)
+
+Each of the four invented passages is cut into `--parts`, and the seed draws their order. All arms train the same pairs
+for the same steps. After each passage every question so far is scored: whether greedy decoding would give exactly its
+answer.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.results_file import record
 from benchmarks.selfparam.facts import general, in_parts
 from evolvent import SelfParam, SelfParamConfig
-from evolvent.evaluation.significance import paired_bootstrap
-from evolvent.methods.selfparam.selfparam import SelfParamResult
+from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
+from evolvent.methods.selfparam.report import first_ones, first_passages
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "replay": {"replay_share": 0.25, "baselines": ("sft",)},
-    "no replay": {"replay_share": 0.0, "baselines": ()},
-}
-FIRST = 5  # passages that count as the first ones
+ARMS = {"replay": "selfparam", "sft": "sft", "no replay": "no_replay"}
 
 
-def run(variant: str, seed: int, runs: Path) -> tuple[SelfParam, SelfParamResult]:
-    passages, train, test = in_parts()
+def learnt(seed: int, given: argparse.Namespace) -> SelfParam:
+    """One run of the arms, replay being the method itself."""
+    passages, train, test = in_parts(seed, given.parts)
     args = SelfParamConfig(
-        output_dir=runs / f"sequential-{variant.replace(' ', '-')}-{seed}",
+        output_dir=given.runs / f"sequential-{len(passages)}-{seed}",
         mode="sequential",
         seed=seed,
+        exposures=given.exposures,
         retention_rows=0,
         keep_checkpoints=1,
-        **VARIANTS[variant],
+        baselines=tuple(ARMS[arm] for arm in given.arms if arm != "replay"),
+        on_config_change="rerun",  # more arms may follow
     )
-    method = SelfParam("embedded", passages, train, args=args, eval_dataset=test, retention=general())
-    return method, method.run()
 
+    def say(stage: str, done: int, total: int, note: str) -> None:
+        if done == total:
+            print(seed, stage, note, flush=True)
 
-def first_ones(method: SelfParam, name: str) -> list[float]:
-    """F1 at the end of every question about the first passages."""
-    first = {passage.id for passage in method.passages[:FIRST]}
-    scores = method.answers[name].f1
-    return [f1 for f1, pair in zip(scores, method.asked, strict=True) if pair.passage in first]
+    method = SelfParam("embedded", passages, train, args=args, eval_dataset=test, retention=general(), on_progress=say)
+    method.run()
+    return method
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--parts", type=int, default=2, help="pieces of each of the four passages")
+    parser.add_argument("--exposures", type=float, default=16)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     given = parser.parse_args()
-    kept: dict[str, list[list[float]]] = {"replay": [], "no replay": [], "sft": []}
-    curves: dict[str, list[list[float]]] = {"replay": [], "no replay": [], "sft": []}
-    after: list[float] = []
-    for seed in given.seeds:
-        for variant in VARIANTS:
-            method, result = run(variant, seed, given.runs)
-            for name, column in ((variant, "selfparam"), *((("sft", "sft"),) if variant == "replay" else ())):
-                kept[name].append(first_ones(method, column))
-                count = len(method.injections)
-                curves[name].append([result.metrics[f"f1/end/{column}/{i}"] for i in range(1, count + 1)])
-            if variant == "replay":
-                after += [result.metrics[f"f1/after/selfparam/{i}"] for i in range(1, FIRST + 1)]
-    common = {"unit": "F1, %", "seeds": given.seeds, "n": len(kept["sft"][0])}
+    runs = [learnt(seed, given).arms for seed in given.seeds]
+    count = len(runs[0]["selfparam"])
+    first = first_passages(count)
+
+    def pooled(arm: str, passages: slice) -> list[float]:
+        """At the end: every question about some passages, over all seeds."""
+        ends = [run[ARMS[arm]][-1].retained or [] for run in runs]
+        return [float(hit) for end in ends for hits in end[passages] for hit in hits]
+
+    def fresh(arm: str) -> list[float]:
+        """The questions about the first passages, right after each was learnt."""
+        steps = [step.retained or [] for run in runs for step in run[ARMS[arm]][:first]]
+        return [float(hit) for retained in steps for hit in retained[-1]]
+
+    told = {"unit": "exact, %", "seeds": given.seeds, "passages": count, "exposures": given.exposures}
     rows = []
-    for variant, other in (("replay", "sft"), ("replay", "no replay"), ("no replay", "sft")):
-        test = paired_bootstrap(kept[other], kept[variant])
+    for arm in given.arms:
+        kept, new = pooled(arm, slice(first)), fresh(arm)
+        interval = bootstrap_interval(kept)
+        curves = [[share for _, share in first_ones(run[ARMS[arm]])] for run in runs]
         rows.append(
             {
-                "claim": f"sequential: {variant} minus {other}, first {FIRST} of 20 passages at the end",
-                "value": 100 * test.difference,
-                "ci95": [100 * test.low, 100 * test.high],
-                "p_value": test.p_value,
-                "comparator": other,
-                "comparator_value": 100 * float(np.mean(kept[other])),
-                "curve": np.mean(curves[variant], axis=0).tolist(),
-                "comparator_curve": np.mean(curves[other], axis=0).tolist(),
-                **common,
+                "claim": f"sequential: {arm}, first {first} of {count} passages at the end",
+                "value": 100 * interval.mean,
+                "ci95": [100 * interval.low, 100 * interval.high],
+                "comparator": "right after each injection",
+                "comparator_value": 100 * float(np.mean(new)),
+                "all_passages": 100 * float(np.mean(pooled(arm, slice(None)))),
+                "curve": np.mean(curves, axis=0).tolist(),
+                "n": len(kept),
+                **told,
             }
         )
-    rows.append(
-        {
-            "claim": f"sequential: replay, first {FIRST} of 20 passages at the end",
-            "value": 100 * float(np.mean(kept["replay"])),
-            "comparator": "right after each injection",
-            "comparator_value": 100 * float(np.mean(after)),
-            "ratio": float(np.mean(kept["replay"]) / max(1e-9, np.mean(after))),
-            **common,
-        }
-    )
+    pairs = (("replay", "sft"), ("replay", "no replay"), ("no replay", "sft"))
+    for arm, other in ((a, b) for a, b in pairs if {a, b} <= set(given.arms)):
+        for which, passages in ((f"first {first} of {count} passages", slice(first)), (f"all {count}", slice(None))):
+            theirs, ours = pooled(other, passages), pooled(arm, passages)
+            test = paired_bootstrap(theirs, ours)
+            rows.append(
+                {
+                    "claim": f"sequential: {arm} minus {other}, {which} at the end",
+                    "value": 100 * test.difference,
+                    "ci95": [100 * test.low, 100 * test.high],
+                    "p_value": mcnemar_exact(theirs, ours),
+                    "comparator": other,
+                    "comparator_value": 100 * float(np.mean(theirs)),
+                    "n": len(ours),
+                    **told,
+                }
+            )
+    options = f"--parts {given.parts} --exposures {given.exposures:g} --arms {' '.join(map(repr, given.arms))}"
     seeds = " ".join(map(str, given.seeds))
-    record("selfparam", rows, f"python -m benchmarks.selfparam.sequential {seeds} --runs RUNS")
+    record("selfparam", rows, f"python -m benchmarks.selfparam.sequential {seeds} --runs RUNS {options}")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ class Run:
             shutil.rmtree(working)
         working.mkdir(exist_ok=True)
         before = float(_read_json(working / "STARTED").get("seconds", 0.0))
-        started = time.monotonic()
+        started, worked = time.monotonic(), time.process_time()
         write_json(working / "STARTED", {"inputs": digest, "seconds": before})
         self.event("stage-started", stage=name)
         try:
@@ -145,7 +145,8 @@ class Run:
         _sync_tree(working)
         working.rename(final)
         _sync(final.parent)
-        self.event("stage-finished", stage=name, seconds=round(seconds, 3))
+        cpu = time.process_time() - worked  # of this process only: on a shared machine it says more than the clock
+        self.event("stage-finished", stage=name, seconds=round(seconds, 3), cpu_seconds=round(cpu, 3))
         return load(final)
 
     @property

@@ -5,9 +5,11 @@ Runs on `transformers.Trainer`, so `accelerate launch`, DDP, FSDP and DeepSpeed 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +118,8 @@ def fine_tune(
     rows = _encoded(model, examples, args)
     if model.device.type == "cpu" and max(len(row.tokens) for row in rows) <= SHORT_ROW:
         model.causal_lm.set_attn_implementation("eager")  # torch's fused attention is slow backwards on a CPU
+    if model.device.type == "cpu" and args.peft == "full":
+        _keep_freed_memory()
     steps = args.total_steps(len(rows)) if order is None else len(order) // args.batch_size
     if order is None:
         order = training_order(
@@ -245,6 +249,12 @@ class _Watch(TrainerCallback):
     def __init__(self, steps: int, stop_below: float | None, on_progress: Progress | None) -> None:
         self.steps, self.stop_below, self.on_progress = steps, stop_below, on_progress
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= self.steps:
+            control.should_save = (
+                False  # the checkpoint is written next; the Trainer would store a state to resume from
+            )
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "nll" not in logs:
             return
@@ -253,6 +263,15 @@ class _Watch(TrainerCallback):
         recent = [e["nll"] for e in state.log_history[-8:] if "nll" in e]
         if self.stop_below and len(recent) == 8 and sum(recent) / 8 < self.stop_below:
             control.should_training_stop = True
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the blocks of all gradients, which it would return after each step and fault in again."""
+    trim_threshold, mmap_max = -1, -4  # the numbers of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 def _bfloat16(args: FineTuneConfig) -> bool:

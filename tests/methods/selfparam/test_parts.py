@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 from conftest_data import PAIRS, PASSAGES
 
 from evolvent.data.passages import read_passages, sentences, split_passages
 from evolvent.data.records import Passage
 from evolvent.errors import DataError
+from evolvent.methods.selfparam.baselines import certain, found_by_vectors, found_by_words
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import ModelGenerator, Rules, SplitContext, parse_pairs
 from evolvent.methods.selfparam.injection import balanced, batches, gain_weights
@@ -18,6 +20,7 @@ from evolvent.methods.selfparam.teacher import Teacher, TeacherCache, TeacherPro
 from evolvent.methods.selfparam.titles import TitleIndex
 from evolvent.models.distributions import token_distributions
 from evolvent.models.protocol import Completion
+from evolvent.training.distillation import SoftTargets, divergence
 from evolvent.training.examples import EncodedExample
 
 LIGHTHOUSE = Passage(
@@ -252,6 +255,24 @@ def test_gain_weights_follow_what_the_passage_explains():
     weights = gain_weights([-0.1, -1.0, -0.1], [-9.0, -3.0, -0.2])
     assert weights[0] > weights[1] > weights[2] > 0
     assert sum(weights) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("top_k", [5, None])
+def test_a_teacher_that_is_certain_of_the_label_is_cross_entropy(top_k):
+    torch.manual_seed(0)
+    teacher, logits = torch.randn(3, 20).log_softmax(-1), torch.randn(3, 20)
+    kept, ids = teacher.topk(top_k or 20, -1)
+    soft = SoftTargets(ids.int(), kept) if top_k else SoftTargets(None, teacher)
+    row = certain(EncodedExample((1, 2, 7, 8, 9), 3, targets=soft))
+    found = divergence(logits, row.targets.ids, row.targets.log_probs)
+    torch.testing.assert_close(found, -logits.log_softmax(-1)[range(3), [7, 8, 9]], atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("find", [found_by_words, found_by_vectors])
+def test_a_question_finds_its_passage(find):
+    passages = read_passages(PASSAGES)
+    pairs = read_pairs(PAIRS, passages)
+    assert {pair: passage.id for pair, passage in find(passages, pairs).items()} == {p.id: p.passage for p in pairs}
 
 
 # --------------------------------------------------------------------------------------- recommendation

@@ -52,11 +52,13 @@ def test_training_brings_the_student_to_the_teacher(tiny_folder, settings):
 
 
 def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settings, tmp_path):
-    result = build(tiny_folder, settings(mode="sequential", baselines=())).run()
+    result = build(tiny_folder, settings(mode="sequential", baselines=("no_replay",))).run()
     rows = read_ledger(result.output_dir)
     assert [row["passages"] for row in rows] == [["bank"], ["cup"]]
     assert rows[1]["parent"] == rows[0]["identity"]
-    assert {"f1/after/selfparam/1", "f1/end/selfparam/1"} <= result.metrics.keys()
+    for arm in ("selfparam", "no_replay"):
+        assert [len(result.metrics[f"exact/after/{arm}/{n}"]) for n in (1, 2)] == [1, 2]
+    assert "What is left of the first passages" in result.report_path.read_text()
     first = tmp_path / "run" / "stages" / rows[0]["stage"] / "checkpoint"
     expected = AutoModelForCausalLM.from_pretrained(first).state_dict()
     roll_back(result.output_dir, 2)
@@ -183,3 +185,20 @@ def test_a_generator_that_writes_nothing_usable_leaves_the_passage_to_the_rules(
     assert {pair.passage for pair in pairs} == {"bank", "cup"}
     assert method.rejected["passages left to the rules"] == 2
     assert sum(method.rejected.values()) > 2
+
+
+@pytest.mark.real
+@pytest.mark.xdist_group("llama-server")
+def test_a_real_server_writes_pairs_of_which_only_grounded_ones_are_kept(tiny_folder, settings, server):
+    """135M parameters behind llama.cpp: what they ask is read, and what the passage does not say is rejected."""
+    said = ["The Orvane lighthouse stands on Keldrick Point.", "It was designed by Mirela Tovash in 1873."]
+    text = " ".join([*said, "Its keeper was Dr. Pell."])
+    writer = f"endpoint:smollm2@{server}"
+    args = settings(generator=writer, pairs_per_passage=3, max_rounds=1, round_trip=False, baselines=(), seed=1)
+    with SelfParam(str(tiny_folder), [text], None, args=args) as method:
+        pairs = method.prepare()
+    read = [pair for pair in pairs if pair.source == "smollm2"]
+    refused = {reason: count for reason, count in method.rejected.items() if not reason.startswith("passages left")}
+    assert len(read) + sum(refused.values()) >= 1
+    assert all(pair.answer in text for pair in pairs)
+    assert pairs

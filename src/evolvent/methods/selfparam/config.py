@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evolvent.training.config import FineTuneConfig
 
-Baseline = Literal["base", "in_context", "retrieval", "ft_context", "sft"]
+Baseline = Literal["base", "in_context", "retrieval", "dense", "ft_context", "sft", "no_replay"]
 
 
 class SelfParamConfig(BaseModel):
@@ -57,7 +57,7 @@ class SelfParamConfig(BaseModel):
         replay_share: sequential: share of each batch from pairs of earlier passages, with their stored predictions.
         replay_pairs: sequential: pairs kept of each earlier passage.
         keep_checkpoints: sequential: how many of the last injections keep their weights for `rollback`; None all.
-        baselines: what the result is compared with, on the same questions.
+        baselines: what the result is compared with, on the same questions; "no_replay" in sequential mode only.
         max_answer_tokens: bound on answers, given and generated.
         save_steps: steps between the states from which a killed training goes on.
     """
@@ -106,7 +106,7 @@ class SelfParamConfig(BaseModel):
     replay_pairs: int = Field(64, ge=0)
     keep_checkpoints: int | None = Field(None, ge=1)
 
-    baselines: tuple[Baseline, ...] = ("base", "in_context", "retrieval", "ft_context", "sft")
+    baselines: tuple[Baseline, ...] = ("base", "in_context", "retrieval", "dense", "ft_context", "sft")
     max_answer_tokens: int = Field(40, ge=1)
     save_steps: int = Field(100, ge=1)
     dtype: str = "auto"

@@ -7,8 +7,11 @@ from statistics import fmean
 
 import numpy as np
 
+from evolvent.errors import NothingSelectedError
 from evolvent.methods.selfparam.config import SelfParamConfig
+from evolvent.methods.selfparam.pairs import QAPair
 from evolvent.models.distributions import TokenDistributions
+from evolvent.runs.stages import digest
 from evolvent.training.distillation import SoftTargets
 from evolvent.training.examples import EncodedExample
 
@@ -25,6 +28,41 @@ def distilled(
     if len(predictions.gold) != len(answer):
         raise ValueError(f"{name}: the teacher predicts {len(predictions.gold)} tokens, the student {len(answer)}")
     return EncodedExample((*question, *answer), len(answer), weight, name, SoftTargets.of(predictions))
+
+
+def instructive(
+    pairs: Sequence[QAPair],
+    explained: Sequence[float],
+    alone: Sequence[float],
+    args: SelfParamConfig,
+    *,
+    hinted: bool,
+) -> tuple[list[int], dict[str, int]]:
+    """Numbers of the pairs that teach something, and how many of the others there are for each reason.
+
+    Args:
+        pairs: all of them.
+        explained: mean log-probability of each answer with the passage, nats per token.
+        alone: without it.
+        args: `min_teacher`, `min_gain`.
+        hinted: whether the teacher was told the answers, so that its doubt says nothing against a pair.
+
+    Raises:
+        NothingSelectedError: no pair is left; says why.
+    """
+    kept: list[int] = []
+    dropped = {"the teacher disagrees": 0, "known already": 0}
+    for i, pair in enumerate(pairs):
+        if explained[i] < args.min_teacher and not hinted and pair.kind != "split":
+            dropped["the teacher disagrees"] += 1
+        elif explained[i] - alone[i] < args.min_gain and int(digest(pair.id), 16) % 10:
+            dropped["known already"] += 1
+        else:
+            kept.append(i)
+    if not kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise NothingSelectedError(f"no pair is left to learn from: {reasons} (min_teacher, min_gain)")
+    return kept, dropped
 
 
 def balanced(

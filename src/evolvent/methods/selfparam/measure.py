@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,8 @@ from evolvent.methods.selfparam.teacher import Format
 from evolvent.models.distributions import token_distributions
 from evolvent.models.local import LocalModel
 from evolvent.models.protocol import LanguageModel, Prompt, Sampling
+
+PIECES_AT_ONCE = 8  # of general text whose whole distributions are in memory
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,14 @@ def answer(model: LanguageModel, prompts: Sequence[Prompt], *, max_tokens: int) 
     return [completions[0].text.strip() for completions in done]
 
 
-def measure(
-    model: LanguageModel,
-    pairs: Sequence[QAPair],
-    *,
-    prompt: Callable[[QAPair], Prompt],
-    max_tokens: int,
-) -> Answers:
-    """Ask each question through `prompt`."""
-    return Answers.of(answer(model, [prompt(p) for p in pairs], max_tokens=max_tokens), pairs)
+def answered_exactly(model: LocalModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[bool]:
+    """Whether greedy decoding after each row's question would give just its answer; nothing is generated.
+
+    Args:
+        model: local weights.
+        rows: token ids of question and answer.
+    """
+    return [bool(row.greedy.all()) for row in token_distributions(model, rows, top_k=1)]
 
 
 def drift(model: LocalModel, pieces: Sequence[tuple[int, ...]], original: Mapping[str, torch.Tensor]) -> Drift:
@@ -97,22 +98,28 @@ def drift(model: LocalModel, pieces: Sequence[tuple[int, ...]], original: Mappin
     from evolvent.training.distillation import divergence
 
     divergences, nll = [], []
-    for index, tokens in enumerate(pieces):
-        row = token_distributions(model, [(tokens[:1], tokens[1:])], top_k=None)[0]
-        ids, log_probs = original[f"ids/{index}"], original[f"log_probs/{index}"]
-        divergences.append(divergence(row.log_probs, ids, log_probs))
-        nll.append(-row.gold)
+    for start in range(0, len(pieces), PIECES_AT_ONCE):
+        batch = pieces[start : start + PIECES_AT_ONCE]
+        rows = token_distributions(model, [(t[:1], t[1:]) for t in batch], top_k=None)
+        for index, row in enumerate(rows, start):
+            divergences.append(divergence(row.log_probs, original[f"ids/{index}"], original[f"log_probs/{index}"]))
+            nll.append(-row.gold)
     return Drift(float(torch.cat(nll).mean()), float(torch.cat(divergences).mean()))
 
 
 def original_predictions(model: LocalModel, pieces: Sequence[tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """The top 64 predictions of every token of the pieces."""
+    """The top 64 predictions of every token of the pieces, and the log-probabilities of those that follow."""
     rows = token_distributions(model, [(t[:1], t[1:]) for t in pieces], top_k=64)
-    stored: dict[str, torch.Tensor] = {}
+    stored = {"gold": torch.cat([row.gold for row in rows])}
     for index, row in enumerate(rows):
         assert row.ids is not None
         stored |= {f"ids/{index}": row.ids, f"log_probs/{index}": row.log_probs}
     return stored
+
+
+def undrifted(original: Mapping[str, torch.Tensor]) -> Drift:
+    """Where the model before stands."""
+    return Drift(-float(original["gold"].mean()), 0.0)
 
 
 def held_out(

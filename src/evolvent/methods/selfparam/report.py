@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
+from evolvent.methods.selfparam.training import Trained
 from evolvent.runs import plots
 from evolvent.runs.report import Report
 from evolvent.training.finetune import FineTuneResult
@@ -19,8 +21,10 @@ NAMES = {
     "base": "model, no passage",
     "in_context": "passage in the prompt",
     "retrieval": "passage found by BM25",
+    "dense": "passage found by MiniLM",
     "ft_context": "fine-tuned on the passages",
     "sft": "SFT on the pairs",
+    "no_replay": "SELF-PARAM without replay",
     "selfparam": "SELF-PARAM",
 }
 
@@ -48,11 +52,10 @@ def build_metrics(method: SelfParam) -> dict[str, Any]:
         metrics[f"perplexity_change/general/{name}"] = drift.perplexity / method.drifts["base"].perplexity - 1
     for row in method.probed:
         metrics[f"probe/{row.prompt}"] = row.gold
-    for name, steps in [*method.trained.items(), ("selfparam", method.injections)]:
+    for name, steps in method.arms.items():
         for number, step in enumerate(steps, start=1):
-            if step.after is not None:
-                metrics[f"f1/after/{name}/{number}"] = float(np.mean(step.after.f1))
-                metrics[f"f1/end/{name}/{number}"] = _at_end(method, name, number)
+            if step.retained is not None:
+                metrics[f"exact/after/{name}/{number}"] = [float(np.mean(hits)) for hits in step.retained]
     metrics["pairs/learnt"] = len(method.learnt)
     metrics |= {f"pairs/{reason}": count for reason, count in {**method.dropped, **method.rejected}.items()}
     metrics["pairs/conflicts"] = len(method.conflicts)
@@ -89,26 +92,29 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
         plots.accuracy_bars(bars, label="F1, %, with 95 % interval"),
         f"{len(method.asked)} questions.",
     )
-    curves = {NAMES[n]: _losses(steps) for n, steps in [*method.trained.items(), ("selfparam", method.injections)]}
+    curves = {NAMES[n]: _losses(steps) for n, steps in method.arms.items()}
     if method.args.mode == "batch":
         report.figure(
             "Learning curves",
             plots.learning_curves(curves),
             "SELF-PARAM's is a divergence, the others are likelihoods.",
         )
-    elif method.test:
-        kept = {
-            NAMES[n]: [
-                (i, metrics[f"f1/end/{n}/{i}"]) for i in range(1, len(steps) + 1) if f"f1/end/{n}/{i}" in metrics
-            ]
-            for n, steps in [*method.trained.items(), ("selfparam", method.injections)]
-        }
+    else:
         report.figure(
-            "What is left at the end",
-            plots.lines(kept, x="passage, in the order of learning", y="F1 at the end, %"),
-            "The first passages are the oldest.",
+            "What is left of the first passages",
+            plots.lines(
+                {NAMES[n]: first_ones(steps) for n, steps in method.arms.items()},
+                x="passages learnt",
+                y="exact, %",
+            ),
+            f"Questions about the first {first_passages(len(method.injections))} of {len(method.injections)} passages, "
+            "as far as they were learnt, that are answered exactly.",
         )
-    seconds = {k: v for k, v in method.folder.seconds.items() if v >= 0.05}
+    seconds: dict[str, float] = {}
+    for stage, spent in method.folder.seconds.items():
+        kind = re.sub(r"-\d{3}$", "", stage)  # the trainings of one arm together
+        seconds[kind] = seconds.get(kind, 0.0) + spent
+    seconds = {k: v for k, v in seconds.items() if v >= 0.05}
     report.figure("Time of each stage", plots.stage_times(seconds), f"{sum(seconds.values()):.0f} seconds in all.")
     report.table(
         "How the teacher reads",
@@ -194,7 +200,16 @@ def _losses(steps: Any) -> list[tuple[int, float]]:
     return [point for step in steps for point in FineTuneResult.load(step.folder).losses]
 
 
-def _at_end(method: SelfParam, name: str, number: int) -> float:
-    (passage,) = method.groups()[number - 1]
-    scores = [f1 for f1, pair in zip(method.answers[name].f1, method.asked, strict=True) if pair.passage == passage.id]
-    return float(np.mean(scores))
+def first_ones(steps: Sequence[Trained]) -> list[tuple[int, float]]:
+    """(passages learnt, share of the questions about the first ones that are answered exactly) after each of them."""
+    first = first_passages(len(steps))
+    return [
+        (number, float(np.mean([hit for hits in step.retained[:first] for hit in hits])))
+        for number, step in enumerate(steps, start=1)
+        if step.retained
+    ]
+
+
+def first_passages(count: int) -> int:
+    """How many of `count` passages count as the first ones: a quarter."""
+    return max(1, count // 4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,49 +19,53 @@ from safetensors.torch import load_file, save_file
 
 from evolvent.data.passages import Passages, read_passages, split_passages
 from evolvent.data.records import Passage
-from evolvent.errors import ConfigError, ModelError, NothingSelectedError
-from evolvent.methods.selfparam.baselines import Trained, passage_rows, reading_prompt, retrieved
+from evolvent.errors import ConfigError, ModelError
+from evolvent.methods.selfparam.baselines import PROMPTED, certain, hard, passage_rows, prompted
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import generate_pairs
-from evolvent.methods.selfparam.injection import balanced, batches, distilled, gain_weights, replay_buffer
+from evolvent.methods.selfparam.injection import (
+    distilled,
+    gain_weights,
+    instructive,
+)
 from evolvent.methods.selfparam.measure import (
     Answers,
     Drift,
     answer,
     drift,
     held_out,
-    measure,
     original_predictions,
     question_prompt,
     sampled_texts,
+    undrifted,
 )
 from evolvent.methods.selfparam.pairs import Pairs, QAPair, read_pairs, settle_conflicts, write_pairs
 from evolvent.methods.selfparam.report import build_metrics, build_report
-from evolvent.methods.selfparam.storage import OnProgress, Storage, digest
+from evolvent.methods.selfparam.storage import Storage
 from evolvent.methods.selfparam.teacher import (
     Format,
-    Hint,
     ProbeRow,
     Teacher,
     TeacherCache,
     TeacherPrompt,
-    best,
+    chosen,
+    drawn,
     probe_prompts,
     read_probe,
+    unhinted,
     write_probe,
 )
-from evolvent.methods.selfparam.weights import plain_checkpoint, publish, weight_bytes, write_ledger
+from evolvent.methods.selfparam.training import Trained, train_in_turn
+from evolvent.methods.selfparam.weights import publish, weight_bytes, write_ledger
 from evolvent.models.distributions import token_distributions
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import ENDPOINT_PREFIX, load_local
-from evolvent.training.distillation import Distillation
+from evolvent.runs.stages import OnProgress, digest
 from evolvent.training.examples import EncodedExample
-from evolvent.training.finetune import fine_tune
 
 logger = logging.getLogger(__name__)
 MEASURED_PIECES = 40  # of general text, on which drift and perplexity are measured; never trained on
 TRAINED_PIECES = 200
-HINT_GAIN = 0.2  # nats per token that a hint must add to the given answers to be used without being asked for
 PASSAGE_EXPOSURES = 4  # times that a passage is seen as text for each time that a fact is seen as a question
 
 
@@ -172,9 +176,7 @@ class SelfParam(Storage):
             made = self._given
         self.pairs, self.conflicts = settle_conflicts(made, self.passages, self.args.on_conflict)
         write_pairs(self.folder.path("pairs.jsonl"), self.pairs)
-        self.formats: list[Format] = [
-            _drawn(self.args.formats, int(digest([self.args.seed, pair.id]), 16)) for pair in self.pairs
-        ]
+        self.formats = [drawn(self.args.formats, f"{self.args.seed} {pair.id}") for pair in self.pairs]
         return self.pairs
 
     def probe(self) -> dict[Format, TeacherPrompt]:
@@ -187,17 +189,11 @@ class SelfParam(Storage):
         step = max(1, len(asked) // self.args.probe_pairs)
         asked = asked[::step][: self.args.probe_pairs]
         shots = self.args.shots
-        hints: dict[str, tuple[Hint, ...]] = {
-            "auto": ("off", "all"),
-            "off": ("off",),
-            "all": ("off", "all"),
-            "loo": ("off", "loo"),
-        }
         forms: list[Format] = list(dict.fromkeys(["plain", *self.args.formats]))
 
         def compute(folder: Path) -> None:
             teacher = Teacher(self.base, self.passages, self.pairs)
-            prompts = [p for form in forms for p in probe_prompts(form, shots, hints=hints[self.args.hint])]
+            prompts = [p for form in forms for p in probe_prompts(form, shots, self.args.hint)]
             write_probe(folder / "probe.json", teacher.probe(asked, prompts, self.args.top_k) if asked else [])
 
         self.probed: list[ProbeRow] = self.stage(
@@ -206,8 +202,8 @@ class SelfParam(Storage):
             compute,
             lambda folder: read_probe(folder / "probe.json"),
         )
-        self.prompts = {form: self._chosen(form) for form in self.args.formats}
-        self.reading = self._reader("plain")
+        self.prompts = {form: chosen(self.probed, form, self.args) for form in self.args.formats}
+        self.reading = unhinted(self.probed, "plain", self.args)  # how the model answers from the passage
         hinted = any(prompt.hint != "off" for prompt in self.prompts.values())
         self.temperature = self.args.temperature or (0.5 if hinted else 1.0)
         used = [row for row in self.probed if row.prompt in self.prompts.values()]
@@ -271,7 +267,7 @@ class SelfParam(Storage):
         self.held = [tuple(piece) for piece in stored["held"]]
         self.original = load_file(folder / "original.safetensors")
         self.predictions = TeacherCache(folder / "pairs", {}).load()
-        self._filter(stored["students"], stored["alone"])
+        self._choose(stored["students"], stored["alone"])
         text = TeacherCache(folder / "text", {}).load()
         self.text = [
             distilled(f"text {i}", (piece[:1], piece[1:]), row)
@@ -281,36 +277,44 @@ class SelfParam(Storage):
 
     def inject(self) -> str:
         """S4: the student learns the stored predictions; one injection, or one for each passage."""
-        self.injections = self._train_all("inject", self._distilled_rows(), replay=True, text=self.text)
+        self.injections = train_in_turn(
+            self, "inject", self._distilled_rows(), self._facts(), replay=True, text=self.text
+        )
         self.final = self.injections[-1].checkpoint
         return self.final
 
     def train_baselines(self) -> dict[str, list[Trained]]:
-        """The same model fine-tuned on the same pairs (SFT), and on the passages themselves."""
+        """The same model fine-tuned on the same pairs (SFT), on the passages themselves, or without replay."""
         self.trained: dict[str, list[Trained]] = {}
+        rows, facts = self._distilled_rows(), self._facts()
         if "sft" in self.args.baselines:
-            rows = [[_hard(r) for r in group] for group in self._distilled_rows()]
-            self.trained["sft"] = self._train_all("sft", rows, replay=False, text=[])
+            labelled = [[certain(row) if self.text else hard(row) for row in group] for group in rows]
+            self.trained["sft"] = train_in_turn(self, "sft", labelled, facts, text=self.text)
+        if "no_replay" in self.args.baselines and self.args.mode == "sequential":
+            self.trained["no_replay"] = train_in_turn(self, "no_replay", rows, facts, text=self.text)
         if "ft_context" in self.args.baselines:
-            groups = [passage_rows(self.base, group) for group in self.groups()]
-            self.trained["ft_context"] = self._train_all("ft_context", groups, replay=False, text=[], passages=True)
+            windows = [passage_rows(self.base, group) for group in self.groups()]
+            seen = [len(group) * PASSAGE_EXPOSURES for group in windows]
+            self.trained["ft_context"] = train_in_turn(self, "ft_context", windows, seen)
         return self.trained
+
+    @property
+    def arms(self) -> dict[str, list[Trained]]:
+        """Everything that was trained, the method itself last."""
+        return {**self.trained, "selfparam": self.injections}
 
     def evaluate(self) -> dict[str, Answers]:
         """Every variant on the same questions, and how far each has moved on general text."""
-        by_fact = {p.fact: p for p in reversed(self.pairs) if p.kind != "split"}
-        self.asked = self.test or list(by_fact.values())
         self.answers: dict[str, Answers] = {}
         self.drifts: dict[str, Drift] = {}
-        for prompted in self.args.baselines:
-            if prompted not in self.trained:
-                self.answers[prompted] = self._measured(prompted, partial(self._prompted, prompted))
-        for name, steps in [*self.trained.items(), ("selfparam", self.injections)]:
+        for baseline in self.args.baselines:
+            if baseline in PROMPTED:
+                self.answers[baseline] = self._measured(baseline, partial(prompted, self, baseline))
+        for name, steps in self.arms.items():
             reference = steps[-1].checkpoint
-            ask = partial(self._ask, reference, self.asked)
-            self.answers[name] = self._measured(name, ask, steps[-1].identity)
+            self.answers[name] = self._measured(name, partial(self._ask, reference), steps[-1].identity)
             self.drifts[name] = self._drift(name, reference, steps[-1].identity)
-        self.drifts["base"] = self._drift("base", "", "")
+        self.drifts["base"] = undrifted(self.original)
         return self.answers
 
     def report(self) -> SelfParamResult:
@@ -324,6 +328,12 @@ class SelfParam(Storage):
         return SelfParamResult(checkpoint, metrics, page, self.args.output_dir)
 
     # ------------------------------------------------------------------------------------------- parts
+
+    @property
+    def asked(self) -> list[QAPair]:
+        """The questions to measure with: the given ones, else one training wording of each fact."""
+        by_fact = {p.fact: p for p in reversed(self.pairs) if p.kind != "split"}
+        return self.test or list(by_fact.values())
 
     def known(self) -> dict[str, Any]:
         """Every stage depends on the passages, the pairs, the general text and the model."""
@@ -356,39 +366,13 @@ class SelfParam(Storage):
         ]
         self.pairs, self.formats = [pair for pair, _ in kept], [form for _, form in kept]
 
-    def _chosen(self, form: Format) -> TeacherPrompt:
-        rows = [row for row in self.probed if row.prompt.format == form]
-        if self.args.teacher_format == "fixed" or not rows:
-            hint: Hint = "off" if self.args.hint == "auto" else self.args.hint
-            return TeacherPrompt(form, self.args.shots, hint)
-        if self.args.hint == "auto":
-            unhinted, any_of = best([row for row in rows if row.prompt.hint == "off"]), best(rows)
-            return any_of.prompt if any_of.gold - unhinted.gold >= HINT_GAIN else unhinted.prompt
-        return best([row for row in rows if row.prompt.hint == self.args.hint]).prompt
-
-    def _reader(self, form: Format) -> TeacherPrompt:
-        """The best prompt without a hint: how the model answers from the passage."""
-        rows = [r for r in self.probed if r.prompt.hint == "off" and r.prompt.format == form]
-        return best(rows).prompt if rows else TeacherPrompt(form, self.args.shots, "off")
-
-    def _filter(self, students: list[Any], alone: list[float]) -> None:
+    def _choose(self, students: list[Any], alone: list[float]) -> None:
+        """Keep the pairs that teach something, as rows to distil."""
         explained = [float(row.gold.mean()) for row in self.predictions]
-        args = self.args
         hinted = any(prompt.hint != "off" for prompt in self.prompts.values())
-        kept: list[int] = []
-        self.dropped = {"the teacher disagrees": 0, "known already": 0}
-        for i, pair in enumerate(self.pairs):
-            if explained[i] < args.min_teacher and not hinted and pair.kind != "split":
-                self.dropped["the teacher disagrees"] += 1
-            elif explained[i] - alone[i] < args.min_gain and int(digest(pair.id), 16) % 10:
-                self.dropped["known already"] += 1
-            else:
-                kept.append(i)
-        if not kept:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-            raise NothingSelectedError(f"no pair is left to learn from: {reasons} (min_teacher, min_gain)")
+        kept, self.dropped = instructive(self.pairs, explained, alone, self.args, hinted=hinted)
         weights = [1.0] * len(kept)
-        if args.pair_weighting == "gain":
+        if self.args.pair_weighting == "gain":
             weights = gain_weights([explained[i] for i in kept], [alone[i] for i in kept])
         self.learnt = [self.pairs[i] for i in kept]
         self.rows = [
@@ -402,10 +386,10 @@ class SelfParam(Storage):
         known = [p for p in self.passages if p.id in learnt]
         return [known] if self.args.mode == "batch" else [[p] for p in known]
 
-    def _facts(self, number: int) -> int:
-        """Facts that one injection is to learn."""
-        here = {passage.id for passage in self.groups()[number]}
-        return len({pair.fact for pair in self.learnt if pair.passage in here})
+    def _facts(self) -> list[int]:
+        """Facts of each injection."""
+        groups = [{p.id for p in group} for group in self.groups()]
+        return [len({pair.fact for pair in self.learnt if pair.passage in ids}) for ids in groups]
 
     def _distilled_rows(self) -> list[list[EncodedExample]]:
         """The rows of each injection."""
@@ -414,119 +398,38 @@ class SelfParam(Storage):
             for group in self.groups()
         ]
 
-    def _train_all(
-        self,
-        name: str,
-        groups: Sequence[list[EncodedExample]],
-        *,
-        replay: bool,
-        text: list[EncodedExample],
-        passages: bool = False,
-    ) -> list[Trained]:
-        """One training for each group of rows, each from the model before it."""
-        done: list[Trained] = []
-        seen = [len(g) * PASSAGE_EXPOSURES if passages else self._facts(n) for n, g in enumerate(groups)]
-        steps_of = [self.args.steps(count) for count in seen]
-        for number, rows in enumerate(groups):
-            old = replay_buffer(groups[:number], self.args) if replay and self.args.replay_share else []
-            pairs, steps = [*rows, *old], steps_of[number]
-            mixed = balanced(pairs, text, self.args)
-            order = batches(len(rows), len(old), len(text), steps, self.args)
-            settings = self.args.training(
-                self.peft, steps, self.args.batch_size + (self.args.retention_rows if text else 0)
-            )
-            source = done[-1] if done else None
-            stage = name if len(groups) == 1 else f"{name}-{number + 1:03d}"
-            inputs = {
-                "source": source.identity if source else self.reference,
-                "rows": digest([(r.tokens, r.answer_tokens, r.weight) for r in mixed]),
-                "temperature": self.temperature,
-                "prompts": {f: str(p) for f, p in self.prompts.items()},
-                "order": digest(order),
-                "settings": settings.model_dump(mode="json"),
-                **self.settings("divergence", "cross_entropy_weight", "top_k"),
-            }
+    @property
+    def asking(self) -> Format:
+        """The format in which questions are asked: the first one that is trained."""
+        return next(iter(self.args.formats))
 
-            def compute(
-                folder: Path,
-                source: Trained | None = source,
-                mixed: list[EncodedExample] = mixed,
-                order: list[int] = order,
-                settings: Any = settings,
-                stage: str = stage,
-            ) -> None:
-                self.release()
-                reference = source.checkpoint if source else self.reference
-                result = fine_tune(
-                    reference,
-                    mixed,
-                    settings,
-                    output_dir=folder,
-                    order=order,
-                    distillation=Distillation(self.args.divergence, self.args.cross_entropy_weight),
-                    on_progress=lambda step, of, loss: self.on_progress(stage, step, of, f"loss {loss:.3f}"),
-                )
-                plain_checkpoint(result.checkpoint, folder)
-
-            folder = self.stage(stage, inputs, compute, lambda folder: folder)
-            done.append(Trained(str(folder / "checkpoint"), digest(inputs), steps, folder))
-            if self.args.keep_checkpoints is not None:
-                done[: -self.args.keep_checkpoints] = [t.pruned() for t in done[: -self.args.keep_checkpoints]]
-            if self.args.mode == "sequential":
-                done[-1].after = self._after(stage, number, done[-1])
-        return done
-
-    def _after(self, stage: str, number: int, trained: Trained) -> Answers | None:
-        """Right after an injection: the questions of that passage."""
-        (passage,) = self.groups()[number]
-        asked = [p for p in self.test if p.passage == passage.id]
-        if not asked:
-            return None
-        return self._answers(
-            f"after-{stage}", {"model": trained.identity}, lambda: self._ask(trained.checkpoint, asked), asked
-        )
-
-    def _ask(self, reference: str, asked: Sequence[QAPair]) -> Answers:
+    def _ask(self, reference: str) -> Answers:
         self.release()
-        model = load_local(reference, dtype=self.args.dtype)
-        form: Format = next(iter(self.args.formats))
-        return measure(model, asked, prompt=lambda p: question_prompt(p, form), max_tokens=self.args.max_answer_tokens)
+        return self.asked_alone(load_local(reference, dtype=self.args.dtype))
 
-    def _prompted(self, name: str) -> Answers:
-        """Baselines that train nothing."""
-        model, tokens = self.base, self.args.max_answer_tokens
-        if name == "base":
-            form: Format = next(iter(self.args.formats))
-            return measure(model, self.asked, prompt=lambda p: question_prompt(p, form), max_tokens=tokens)
-        teacher = Teacher(model, self.passages, self.pairs)
-        shown = None if name == "in_context" else retrieved(self.passages, self.asked)
-        return measure(
-            model, self.asked, prompt=lambda p: reading_prompt(teacher, p, self.reading, shown), max_tokens=tokens
-        )
+    def asked_alone(self, model: LocalModel) -> Answers:
+        """What a model says without any passage."""
+        asked = [question_prompt(p, self.asking) for p in self.asked]
+        return Answers.of(answer(model, asked, max_tokens=self.args.max_answer_tokens), self.asked)
 
     def _measured(self, name: str, ask: Callable[[], Answers], identity: str = "") -> Answers:
-        return self._answers(f"test-{name}", {"model": identity, "reading": str(self.reading)}, ask, self.asked)
-
-    def _answers(
-        self, name: str, inputs: dict[str, Any], ask: Callable[[], Answers], asked: Sequence[QAPair]
-    ) -> Answers:
+        inputs = {
+            "model": identity,
+            "reading": str(self.reading),
+            "asked": digest([p.model_dump() for p in self.asked]),
+            **self.settings("formats", "max_answer_tokens"),
+        }
         return self.stage(
-            name,
-            {
-                **inputs,
-                "asked": digest([p.model_dump() for p in asked]),
-                **self.settings("formats", "max_answer_tokens"),
-            },
+            f"test-{name}",
+            inputs,
             lambda folder: ask().save(folder / "answers.json"),
             lambda folder: Answers.load(folder / "answers.json"),
         )
 
     def _drift(self, name: str, reference: str, identity: str) -> Drift:
         def compute(folder: Path) -> None:
-            if reference:
-                self.release()
-            model = load_local(reference, dtype=self.args.dtype) if reference else self.base
-            found = drift(model, self.held, self.original)
+            self.release()
+            found = drift(load_local(reference, dtype=self.args.dtype), self.held, self.original)
             (folder / "drift.json").write_text(json.dumps([found.nll, found.kl]))
 
         return self.stage(
@@ -535,18 +438,3 @@ class SelfParam(Storage):
             compute,
             lambda folder: Drift(*json.loads((folder / "drift.json").read_text())),
         )
-
-
-def _hard(row: EncodedExample) -> EncodedExample:
-    """The same row without the teacher."""
-    return EncodedExample(row.tokens, row.answer_tokens, row.weight, row.name)
-
-
-def _drawn(shares: dict[Format, float], number: int) -> Format:
-    """A format drawn by its share, the same for the same number."""
-    place = number % 10_000 / 10_000 * sum(shares.values())
-    for form, share in shares.items():
-        if place < share:
-            return form
-        place -= share
-    return form

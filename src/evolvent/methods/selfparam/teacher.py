@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from evolvent.data.records import Passage
+from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.pairs import QAPair
 from evolvent.models.distributions import TokenDistributions, token_distributions
 from evolvent.models.local import LocalModel
@@ -35,6 +36,7 @@ Hint = Literal["off", "all", "loo"]
 
 READS_BELOW = -1.0  # nats per token of the given answer: a teacher under this cannot read the passage
 READS_FIRST = 0.5  # share of answers whose first token it would choose
+HINT_GAIN = 0.2  # nats per token that a hint must add to the given answers to be used without being asked for
 SHARD_ROWS = 64
 
 
@@ -190,16 +192,44 @@ class Teacher:
         return "".join(f"\n\n{_solved(p)}" for p in shown)
 
 
-def probe_prompts(form: Format, shots: int, *, hints: Sequence[Hint]) -> list[TeacherPrompt]:
+def drawn(shares: Mapping[Format, float], key: str) -> Format:
+    """A format drawn by its share, the same for the same key."""
+    number = int(hashlib.sha256(key.encode()).hexdigest()[:16], 16)
+    place = number % 10_000 / 10_000 * sum(shares.values())
+    for form, share in shares.items():
+        if place < share:
+            return form
+        place -= share
+    return form
+
+
+def probe_prompts(form: Format, shots: int, hint: Literal["auto", "off", "all", "loo"]) -> list[TeacherPrompt]:
     """Prompts to try, the simplest first."""
-    counts = sorted({0, shots})
-    return [TeacherPrompt(form, count, hint) for hint in hints for count in counts]
+    tried: tuple[Hint, ...] = ("off",) if hint == "off" else ("off", "all" if hint == "auto" else hint)
+    return [TeacherPrompt(form, count, said) for said in tried for count in sorted({0, shots})]
 
 
 def best(rows: Sequence[ProbeRow]) -> ProbeRow:
     """The prompt that knows the answers best; within 0.02 nats the simpler one."""
     most = max(row.gold for row in rows)
     return next(row for row in rows if row.gold >= most - 0.02)
+
+
+def chosen(rows: Sequence[ProbeRow], form: Format, args: SelfParamConfig) -> TeacherPrompt:
+    """The prompt of a format that the probe's `rows` and the settings give."""
+    rows = [row for row in rows if row.prompt.format == form]
+    if args.teacher_format == "fixed" or not rows:
+        return TeacherPrompt(form, args.shots, "off" if args.hint == "auto" else args.hint)
+    if args.hint == "auto":
+        plain, any_of = best([row for row in rows if row.prompt.hint == "off"]), best(rows)
+        return any_of.prompt if any_of.gold - plain.gold >= HINT_GAIN else plain.prompt
+    return best([row for row in rows if row.prompt.hint == args.hint]).prompt
+
+
+def unhinted(rows: Sequence[ProbeRow], form: Format, args: SelfParamConfig) -> TeacherPrompt:
+    """The best prompt of a format without a hint."""
+    rows = [row for row in rows if row.prompt.hint == "off" and row.prompt.format == form]
+    return best(rows).prompt if rows else TeacherPrompt(form, args.shots, "off")
 
 
 def write_probe(path: Path, rows: Sequence[ProbeRow]) -> None:

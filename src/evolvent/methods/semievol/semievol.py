@@ -49,7 +49,7 @@ from evolvent.methods.semievol.propagation import (
 )
 from evolvent.methods.semievol.report import build_metrics, build_report
 from evolvent.methods.semievol.selection import Confidence, Selection, select, uncertainty
-from evolvent.methods.semievol.storage import Stages
+from evolvent.methods.semievol.storage import SemiEvolStages
 from evolvent.models.protocol import LanguageModel
 from evolvent.models.resolve import ENDPOINT_PREFIX
 from evolvent.runs.lineage import Lineage
@@ -130,7 +130,7 @@ class SemiEvol:
         self.task: Task = chosen.fitted([question for rows in given for question in rows])
         self._given = [self.task.completed(rows) for rows in given]
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
-        self.stages = Stages(model, args, self.on_progress)
+        self.stages = SemiEvolStages(model, args, self.on_progress)
         self.round = 1
         self.base = self.warm = self.evolved = ""
 

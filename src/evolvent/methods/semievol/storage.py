@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,15 +18,16 @@ from evolvent.methods.semievol.config import SemiEvolConfig
 from evolvent.models.endpoint import Prices
 from evolvent.models.protocol import LanguageModel
 from evolvent.models.resolve import ENDPOINT_PREFIX, adapter_base, checkpoint_folder, load
-from evolvent.runs.folder import Run, ShardedJsonl
+from evolvent.runs.folder import ShardedJsonl
 from evolvent.runs.lineage import Lineage, write_lineage
+from evolvent.runs.stages import OnProgress, Stages, digest
 from evolvent.training.config import FineTuneConfig
 from evolvent.training.examples import TrainingExample
 
 T = TypeVar("T")
 
 
-class Stages:
+class SemiEvolStages(Stages):
     """The run folder of one SemiEvol run.
 
     A stage's inputs are its own settings, the digests of the rows it reads and the identity of the models it uses
@@ -34,64 +35,47 @@ class Stages:
     that depend on it.
     """
 
-    def __init__(
-        self,
-        model: str | Path | LanguageModel,
-        args: SemiEvolConfig,
-        on_progress: Callable[[str, int, int, str], None],
-    ) -> None:
+    method = "semievol"
+    args: SemiEvolConfig
+
+    def __init__(self, model: str | Path | LanguageModel, args: SemiEvolConfig, on_progress: OnProgress) -> None:
+        super().__init__(args, on_progress)
         self._given = model
-        self.args = args
-        self.on_progress = on_progress
-        self._run: Run | None = None
         self._data: dict[str, str] = {}
         self._task = ""
         self._identity: dict[str, str] = {}
         self._loaded: tuple[str, LanguageModel] | None = None
         self._learner: Any = None
-        self.base = ""
 
     # ------------------------------------------------------------------------------------------- folder
 
-    @property
-    def folder(self) -> Run:
-        """The open run folder."""
-        if self._run is None:
-            self.open()
-        assert self._run is not None
-        return self._run
+    @cached_property
+    def base(self) -> str:
+        """A reference from which stages can load the base model again."""
+        model: Any = self._given
+        if isinstance(model, (str, Path)):
+            return str(model)
+        if hasattr(model, "base_url"):
+            return f"{ENDPOINT_PREFIX}{model.name}@{model.base_url}"
+        if not hasattr(model, "module"):
+            raise ModelError(f"{model!r}: SemiEvol needs weights or an endpoint; pass a reference or a loaded model")
+        from evolvent.training.finetune import save_checkpoint
 
-    def open(self) -> None:
-        """Lock the run folder and find the base model."""
-        if self._run is not None:
-            return
-        self._run = Run.open(
-            self.args.output_dir,
-            method="semievol",
-            config=self.args,
-            on_config_change=self.args.on_config_change,
-        )
-        self._run.__enter__()
-        self.base = self._reference(self._given)
-
-    def close(self) -> None:
-        """Release the lock and the model in memory."""
-        self._loaded = None
-        if self._run is not None:
-            self._run.__exit__(None, None, None)
-            self._run = None
+        return self.kept(model, save_checkpoint)
 
     def __enter__(self) -> Self:
-        self.open()
+        super().__enter__()
+        _ = self.base
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def release(self) -> None:
+        """Let go of the model in memory."""
+        self._loaded = None
 
     def set_data(self, rows: Mapping[str, Sequence[Question]], task: Task) -> None:
         """Fix what the stages read; the answers that a row hides are not part of it."""
-        self._data = {name: _digest([_visible(q) for q in questions]) for name, questions in rows.items()}
-        self._task = _digest(task.model_dump(mode="json"))
+        self._data = {name: digest([_visible(q) for q in questions]) for name, questions in rows.items()}
+        self._task = digest(task.model_dump(mode="json"))
 
     def event(self, kind: str, **fields: Any) -> None:
         """Write to events.jsonl."""
@@ -106,11 +90,9 @@ class Stages:
         load: Callable[[Path], T],
         data: Sequence[str] = (),
     ) -> T:
-        """One stage, see :meth:`Run.stage`."""
-        self.on_progress(name, 0, 1, "")
-        result = self.folder.stage(name, self._inputs(inputs, data), compute, load=load)
-        self.on_progress(name, 1, 1, "")
-        return result
+        """One stage; it depends on the task and on those rows of the data that `data` names."""
+        known = {"task": self._task, **{f"data/{part}": self._data[part] for part in data}}
+        return self.stage(name, {**inputs, **known}, compute, load)
 
     # ------------------------------------------------------------------------------------------- models
 
@@ -157,7 +139,7 @@ class Stages:
         """
         inputs = {
             "source": self.identity(source),
-            "examples": _digest([(e.prompt, e.completion, e.weight) for e in examples]),
+            "examples": digest([(e.prompt, e.completion, e.weight) for e in examples]),
             "settings": settings.model_dump(mode="json"),
             "labeled": labeled,
             "labeled_share": labeled_share,
@@ -182,7 +164,7 @@ class Stages:
             shutil.rmtree(folder / "trainer", ignore_errors=True)
 
         reference = self.run(name, inputs, compute, load=_trained)
-        self._identity[reference] = _digest(inputs)
+        self._identity[reference] = digest(inputs)
         return reference
 
     def identity(self, reference: str) -> str:
@@ -201,22 +183,6 @@ class Stages:
                 shared = self.folder.folder / "activations" if self.args.peft == "top_layers" else None
                 self._learner = LocalLearner(shared)
         return self._learner
-
-    def _reference(self, model: str | Path | LanguageModel) -> str:
-        """A reference from which stages can load the base model again."""
-        if isinstance(model, (str, Path)):
-            return str(model)
-        if hasattr(model, "base_url"):
-            return f"{ENDPOINT_PREFIX}{model.name}@{model.base_url}"
-        if not hasattr(model, "module"):
-            raise ModelError(f"{model!r}: SemiEvol needs weights or an endpoint; pass a reference or a loaded model")
-        from evolvent.training.finetune import save_checkpoint
-
-        folder = self.folder.folder / "base"
-        if not folder.is_dir():
-            save_checkpoint(model, folder.with_suffix(".tmp"))  # type: ignore[arg-type]
-            folder.with_suffix(".tmp").rename(folder)
-        return str(folder)
 
     # ------------------------------------------------------------------------------------------ answers
 
@@ -297,9 +263,6 @@ class Stages:
         temporary.rename(target)
         return str(target) if Path(final).is_dir() else final
 
-    def _inputs(self, inputs: Mapping[str, Any], data: Sequence[str]) -> dict[str, Any]:
-        return {**inputs, "task": self._task, **{f"data/{name}": self._data[name] for name in data}}
-
 
 def _trained(folder: Path) -> str:
     stored = json.loads((folder / "model.json").read_text())
@@ -330,7 +293,3 @@ def _training_bytes(source: str, settings: FineTuneConfig) -> int:
 
 def _visible(question: Question) -> list[Any]:
     return [question.id, question.question, question.choices, question.answer, question.context]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
