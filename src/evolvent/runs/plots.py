@@ -96,7 +96,7 @@ def grouped_bars(
     axes.set_xticks(range(len(rows)), list(rows))
     axes.set_ylim(bottom=floor * scale)
     axes.set_ylabel(label)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(series))
+    _legend_above(axes, len(series))
     return _svg(figure)
 
 
@@ -109,7 +109,7 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=len(curves))
+    _legend_above(axes, len(curves))
     return _svg(figure)
 
 
@@ -202,6 +202,11 @@ def stacked_histogram(groups: Mapping[str, Sequence[float]], *, label: str, bins
     axes.set_ylabel("rows")
     axes.legend()
     return _svg(figure)
+
+
+def _legend_above(axes: Any, names: int) -> None:
+    """Rows of three: a wide legend would squeeze the axes."""
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, names))
 
 
 def _figure(height: float = 3.2) -> tuple[Any, Any]:
