@@ -23,7 +23,8 @@ VERBS = {
     "semievol": "run label report doctor",
     "atlas": "list search show compare recommend graph bridges timeline stats applications export cite add edit remove "
     "undo log validate import refresh diff hub links load mine build serve",
-    "law": "run probe report revert",
+    "law": "run probe facts report revert ledger",
+    "law ledger": "add list release verify",
     "selfparam": "run ask pairs probe ledger rollback report recommend-eval",
     "strategist": "run probe rl fit-beliefs show ideas replay exploit export import-openspiel arena play serve",
     "demo": "semievol law",
