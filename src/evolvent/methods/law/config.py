@@ -46,7 +46,7 @@ class LawConfig(BaseModel):
         n_references: most reference subjects whose prompts are protected.
         mu_ratio: weight of one protected token over `lam`, which is that of the mean general token; 0 protects none.
         eliminate: when a fact is left out of the next block of a round: "never" (it is washed with all blocks), when it
-            is gone in all "wordings" (contexts, paraphrases and the question), in all "contexts" (measured: more of
+            is gone in all "wordings" (contexts, paraphrases and the question), in all "contexts" (more of
             the relation stays, and more comes back by paraphrase), or after the bare "prompt" (official code).
         max_rounds: repetitions on facts that are still known by prompt, paraphrase or chat.
         stop_accuracy: share still known at which rounds end.

@@ -90,7 +90,7 @@ class Law:
         facts: what to forget, see :func:`~evolvent.data.facts.read_facts`.
         args: every setting.
         keep: facts that must stay: they are measured before and after, never learnt from.
-        references: facts of the same relations about other subjects, known to the model or not, whose keys are
+        references: facts of the same relations about other subjects, known to the model or not, whose prompts are
             protected; those about subjects of `facts` or `keep` are left out.
         corpus: general text: a file with a text column, or texts. Without it the model writes its own.
         on_progress: called with (stage, done, total, note).
