@@ -1,6 +1,6 @@
 """Wash the capitals of a few countries out of the embedded model, look what is gone, and bring them back.
 
-python examples/law.py        (about five minutes on one core; killed, it goes on where it stopped)
+python examples/law.py        (killed, it goes on where it stopped)
 """
 
 from pathlib import Path
