@@ -44,7 +44,6 @@ QUESTIONS = (
 
 def run(seed: int, out: Path, baselines: tuple[str, ...], scale: int, changes: dict[str, Any]) -> None:
     """One seed."""
-    torch.set_num_threads(1)
     facts = protocol(seed, scale=scale)
     args = LawConfig(output_dir=out, seed=seed, baselines=baselines, on_config_change="rerun", **changes)
     method = Law(
@@ -209,6 +208,7 @@ def main() -> None:
     running.add_argument("--out", type=Path, required=True)
     running.add_argument("--baselines", default="ascent")
     running.add_argument("--scale", type=int, default=1)
+    running.add_argument("--threads", type=int, default=1)
     running.add_argument("--set", action="append", default=[])
     recording = verbs.add_parser("record")
     recording.add_argument("folders", type=Path, nargs="+")
@@ -226,6 +226,7 @@ def main() -> None:
         record("law", [attempt(arguments.folder, arguments.label)], command)
     elif arguments.verb == "run":
         changes = {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in arguments.set)}
+        torch.set_num_threads(arguments.threads)
         kinds = tuple(k for k in arguments.baselines.split(",") if k)
         run(arguments.seed, arguments.out, kinds, arguments.scale, changes)
     else:

@@ -19,11 +19,12 @@ import torch
 from benchmarks.law.protocol import protocol
 from benchmarks.results_file import record
 from evolvent import LawConfig
-from evolvent.methods.law.decoder import Decoder, plain_attention
+from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.spectral import Kept, Streamed, ascend, dual
 from evolvent.methods.law.statistics import fingerprint, statistics
 from evolvent.methods.law.targets import learn_targets
 from evolvent.methods.law.wordings import rows_for, wordings_for
+from evolvent.models.attention import plain_attention
 from evolvent.models.resolve import load_local
 
 LAYER, LAST = 4, 8

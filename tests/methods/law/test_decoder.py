@@ -8,6 +8,7 @@ from decoders import FAMILIES
 
 from evolvent.errors import ModelError
 from evolvent.methods.law.decoder import Decoder
+from evolvent.methods.law.protected import ProtectedPrompts
 from evolvent.methods.law.targets import Suffixes
 from evolvent.methods.law.wordings import Row
 from evolvent.models.local import LocalModel
@@ -54,10 +55,33 @@ def test_keys_and_states_read_in_batches_are_those_of_one_row_at_a_time(decoder)
 
 def test_the_moment_counts_shared_beginnings_once_and_leaves_out_what_is_washed(decoder):
     rows = [(5, 6, 7), (5, 6, 8, 9), (5, 6, 7), (4,)]
-    found = decoder.moment(rows, 2, skip=[2, None, None, None])
+    prompts = ProtectedPrompts(decoder, rows, [2, None, None, None])
     once = [(5,), (5, 6), (5, 6, 8), (5, 6, 8, 9), (4,)]
-    keys = decoder.read(once, keys=[2])[0][2].double()
-    torch.testing.assert_close(found, keys.T @ keys, rtol=1e-4, atol=1e-5)
+    for layer, active, also in ((1, None, []), (2, None, []), (3, [False] * 4, [(5, 6, 7)])):
+        keys = decoder.read([*once, *also], keys=[layer])[0][layer].double()
+        torch.testing.assert_close(prompts.moment(layer, active=active), keys.T @ keys, rtol=1e-4, atol=1e-5)
+        decoder.projections[layer].write(1.1 * decoder.projections[layer].weight)  # as an edit does
+
+
+def test_a_visit_goes_on_behind_the_blocks_of_the_last_one(decoder):
+    prompts, ran = ProtectedPrompts(decoder, [(5, 6, 7), (4,)], [None, None]), []
+    for layer in (1, 3):
+        handles = [
+            m.module.register_forward_hook(lambda *_, n=n: ran.append(n)) for n, m in enumerate(decoder.projections)
+        ]
+        prompts.moment(layer)
+        for handle in handles:
+            handle.remove()
+    assert ran[:2] == [0, 1]
+    assert ran[2:] == [1, 2, 3]
+
+
+def test_without_memory_a_visit_begins_at_the_tokens(decoder):
+    prompts = ProtectedPrompts(decoder, [(5, 6, 7), (4,)], [None, None])
+    prompts.states.memory = 0
+    wanted = ProtectedPrompts(decoder, [(5, 6, 7), (4,)], [None, None]).moment(2)
+    prompts.moment(1)
+    assert torch.equal(prompts.moment(2), wanted)
 
 
 def test_suffixes_give_the_log_probabilities_and_gradients_of_whole_rows(decoder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,35 +147,13 @@ class Decoder:
         found = {layer: torch.cat(caught[layer])[index] for layer in keys}
         return found, torch.cat(caught["residual"])[index] if residual is not None else None
 
-    def moment(self, rows: Sequence[Tokens], layer: int, *, skip: Sequence[int | None]) -> Tensor:
-        """Σ kkᵀ (m, m), float64, over the positions of all rows; a beginning that rows share counts once.
-
-        Args:
-            rows: token ids.
-            layer: block whose keys are summed.
-            skip: a position of each row that is left out, or None.
-        """
-        seen = {hash(row[: at + 1]) for row, at in zip(rows, skip, strict=True) if at is not None}
-        distinct = list(dict.fromkeys(rows))
-        fresh: list[list[bool]] = []
-        for row in distinct:
-            beginnings = [hash(row[: at + 1]) for at in range(len(row))]
-            fresh.append([b not in seen for b in beginnings])
-            seen.update(beginnings)
-        total = torch.zeros(self.width, self.width, dtype=torch.float64)
-
-        def add(batch: list[int], _: int, keys: Tensor, __: Tensor) -> None:
-            chosen = torch.zeros(keys.shape[:2], dtype=torch.bool)
-            for place, i in enumerate(batch):
-                chosen[place, : len(fresh[i])] = torch.tensor(fresh[i])
-            wanted = keys[chosen.to(keys.device)].float().cpu()
-            total.add_((wanted.T @ wanted).double())
-
-        self.visit(distinct, [layer], add)
-        return total
-
     def visit(
-        self, rows: Sequence[Tokens], layers: Sequence[int], see: Callable[[list[int], int, Tensor, Tensor], None]
+        self,
+        rows: Sequence[Tokens],
+        layers: Sequence[int],
+        see: Callable[[list[int], int, Tensor, Tensor], None],
+        *,
+        states: States | None = None,
     ) -> None:
         """Run rows, padded on the right, through the blocks up to the last of `layers`.
 
@@ -183,8 +161,11 @@ class Decoder:
             rows: token ids.
             layers: blocks.
             see: called with (numbers of the rows, block, keys (rows, longest, m), values (rows, longest, d)).
+            states: of the same rows at an earlier visit, from where they go on; brought up to the first of `layers`.
         """
         batch: list[int] = []
+        first, last = min(layers), max(layers)
+        handles = []
 
         def hook_for(layer: int) -> Callable[..., None]:
             return lambda _, inputs, output: see(batch, layer, inputs[0], output)
@@ -201,11 +182,14 @@ class Decoder:
                 ids[place, : len(rows[i])] = torch.tensor(rows[i])
                 mask[place, : len(rows[i])] = 1
             device = self.model.device
-            with suppress(_FarEnoughError):
+            start = states.of(chosen) if states else nullcontext()
+            with suppress(_FarEnoughError), start:
                 self.model.module(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
 
-        handles = [self.projections[layer].module.register_forward_hook(hook_for(layer)) for layer in layers]
-        handles.append(self.blocks[max(layers)].register_forward_hook(stop))
+        if states and first:
+            handles.append(self.blocks[first - 1].register_forward_hook(lambda _, __, out: states.see(batch, out)))
+        handles += [self.projections[layer].module.register_forward_hook(hook_for(layer)) for layer in layers]
+        handles.append(self.blocks[last].register_forward_hook(stop))
         try:
             with torch.inference_mode():
                 for chosen in token_budget_batches([len(row) for row in rows], self.model.max_batch_tokens):
@@ -213,6 +197,8 @@ class Decoder:
         finally:
             for handle in handles:
                 handle.remove()
+        if states and first:
+            states.block = first - 1
 
     def _read_chunk(self, chunk: Sequence[Tokens], distinct: Sequence[Tokens], order: list[int]) -> None:
         number = {row: i for i, row in enumerate(distinct)}
@@ -296,6 +282,25 @@ class Decoder:
             for block in replaced:
                 del block.forward
 
+    def goes_on(self) -> bool:
+        """Whether blocks give the same when those before them do not run: not where they share keys with them."""
+        if len(self.blocks) < 3:
+            return False
+        caught: list[Any] = []
+        handles = [self.blocks[b].register_forward_hook(lambda _, __, out: caught.append(out)) for b in (0, -1)]
+        ids = torch.arange(1, 5, device=self.model.device)[None] % self.model.module.config.vocab_size
+        try:
+            with torch.inference_mode():
+                self.model.module(input_ids=ids, use_cache=False)
+                with self.starting_behind(0, lambda: caught[0]):
+                    self.model.module(input_ids=ids, use_cache=False)
+        except (TypeError, RuntimeError, AttributeError, KeyError, IndexError):
+            return False
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.allclose(states_of(caught[1]), states_of(caught[3]), rtol=1e-3, atol=1e-3)
+
     @contextmanager
     def adding(self, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """Inside, what leaves block `layer` is `change(states)`."""
@@ -311,17 +316,33 @@ class Decoder:
             handle.remove()
 
 
-@contextmanager
-def plain_attention(module: Any, device: torch.device) -> Iterator[None]:
-    """Inside, a model on a CPU attends without torch's fused kernel, which is slow backwards there."""
-    fused = device.type == "cpu" and getattr(module.config, "_attn_implementation", None) == "sdpa"
-    if fused:
-        module.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        if fused:
-            module.set_attn_implementation("sdpa")
+class States:
+    """What rows are behind a block, batch by batch: a visit of the next block goes on from there.
+
+    Args:
+        decoder: whose blocks up to `block` stay as they are between visits.
+        memory: bytes; batches beyond them begin at their tokens every time.
+
+    Attributes:
+        block: the states are those behind it.
+    """
+
+    def __init__(self, decoder: Decoder, *, memory: int = 2**30) -> None:
+        self.decoder, self.memory, self.block = decoder, memory, -1
+        self._outputs: dict[int, Any] = {}  # first row of a batch -> what the block returned
+        self._sound = decoder.goes_on()
+
+    def of(self, batch: Sequence[int]) -> AbstractContextManager[None]:
+        """Inside, the model begins at the states of this batch, if they are here."""
+        output = self._outputs.get(batch[0])
+        return nullcontext() if output is None else self.decoder.starting_behind(self.block, lambda: output)
+
+    def see(self, batch: Sequence[int], output: Any) -> None:
+        """Take in the output of a block."""
+        self._outputs.pop(batch[0], None)
+        held = sum(states_of(o).nbytes for o in self._outputs.values())
+        if self._sound and held + states_of(output).nbytes <= self.memory:
+            self._outputs[batch[0]] = output
 
 
 def states_of(output: Any) -> Tensor:

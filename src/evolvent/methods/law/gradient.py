@@ -16,8 +16,8 @@ from torch import Tensor
 
 from evolvent.data.records import Fact
 from evolvent.errors import ModelError
-from evolvent.methods.law.decoder import plain_attention
 from evolvent.methods.law.probe import filled, probe
+from evolvent.models.attention import plain_attention
 from evolvent.models.local import LocalModel
 from evolvent.training.examples import IGNORED, LeftPadded, TrainingExample, encode_examples
 

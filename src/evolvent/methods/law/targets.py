@@ -21,8 +21,9 @@ from transformers import DynamicCache
 from evolvent.data.records import Fact
 from evolvent.errors import ConfigError
 from evolvent.methods.law.config import LawConfig
-from evolvent.methods.law.decoder import Decoder, plain_attention, states_of
+from evolvent.methods.law.decoder import Decoder, states_of
 from evolvent.methods.law.wordings import Row, object_tokens, subject_row
+from evolvent.models.attention import plain_attention
 from evolvent.models.local import LocalModel
 from evolvent.models.prefixes import length_of, past
 from evolvent.models.resolve import computes_bfloat16
@@ -133,7 +134,7 @@ class Suffixes:
         ]
         self.places = torch.tensor(places, device=self.model.device)
         self.index = torch.arange(len(rows), device=self.model.device)
-        self.cache: list[tuple[Tensor, Tensor]] = []
+        self.cache: DynamicCache | None = None
         self.states: Any = None
         with torch.no_grad():
             heads = [list(row.tokens[:start]) for row, start in zip(rows, starts, strict=True)]
@@ -148,18 +149,14 @@ class Suffixes:
         cache, before = past(behind, self.model.device)
         tails = [head[length_of(p) :] for head, p in zip(heads, behind, strict=True)]
         self.model.forward(tails, cache, before, 1)
-        self.cache = [(layer.keys, layer.values) for layer in cache.layers]
+        self.cache = cache
         longest = max(map(len, tails))
         own = torch.tensor([[0] * (longest - len(t)) + [1] * len(t) for t in tails], device=self.model.device)
         self.mask = torch.cat([before, own], dim=1)
 
     def _forward(self) -> Tensor:
         """Log-probabilities (rows, keep, vocab)."""
-        cache = None
-        if not self.whole:
-            cache = DynamicCache()
-            for number, (keys, values) in enumerate(self.cache):
-                cache.update(keys, values, number)
+        cache = None if self.cache is None else _again(self.cache)
         tails = [list(tail) for tail in self.tails]
         padded = [[self.model.pad_token] * (self.columns - len(tail)) + tail for tail in tails]
         real = torch.tensor([[0] * (self.columns - len(t)) + [1] * len(t) for t in tails], device=self.model.device)
@@ -306,6 +303,13 @@ def mean_targets(states: Tensor, relations: Sequence[str], references: Tensor, o
         same = [j for j, other in enumerate(of) if other == relation] or range(len(of))
         deltas[i] = references[list(same)].mean(0) - states[i]
     return Targets(deltas, [math.nan] * len(states), [True] * len(states))
+
+
+def _again(cache: DynamicCache) -> DynamicCache:
+    """A cache that grows by itself, from the tensors of this one: nothing is copied."""
+    again = DynamicCache()
+    again.layers = [copy.copy(layer) for layer in cache.layers]
+    return again
 
 
 class _Losses:

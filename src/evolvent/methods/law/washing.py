@@ -22,6 +22,7 @@ from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.patch import Patch, load_patches, make_patch, save_patches
 from evolvent.methods.law.probe import ranks
+from evolvent.methods.law.protected import ProtectedPrompts
 from evolvent.methods.law.spectral import Kept, Spectrum, Streamed, ascend, dual
 from evolvent.methods.law.statistics import Statistics
 from evolvent.methods.law.wordings import Row, asked_rows, object_tokens
@@ -148,6 +149,7 @@ def wash_round(
                 known[torch.tensor(of)[hits]] = True
         return known
 
+    protected = _Protected(decoder, work) if args.mu_ratio else None
     active = torch.ones(len(work.facts), dtype=torch.bool)
     edits: list[LayerEdit] = []
     patches: dict[str, Patch] = {}
@@ -162,9 +164,12 @@ def wash_round(
                 patch = load_patches(place)[str(layer)]
                 projection.write((projection.weight.double() + patch.delta).to(projection.weight.dtype))
             else:
-                problem = _Problem(decoder, work, ends, goals, active, layer, last, len(layers) - number, args)
+                problem = _Problem(decoder, protected, ends, goals, active, layer, last, len(layers) - number, args)
                 edit, patch = problem.solve(general[layer], still_known, final=layer == last)
-                known = still_known() if args.eliminate != "never" or layer == last else None
+                searched = edit.tried.get(f"{edit.t:g}")  # the last block's search has asked already
+                known = still_known() if searched is None and (args.eliminate != "never" or layer == last) else None
+                if searched is not None:
+                    edit.still_known = searched
                 if known is not None:
                     edit.still_known = float(known.float().mean())
                     active = known if args.eliminate != "never" else active
@@ -181,13 +186,29 @@ def wash_round(
     return edits, patches
 
 
+class _Protected:
+    """The prompts of references and of facts that are gone, and of the facts in work all but the edited tokens."""
+
+    def __init__(self, decoder: Decoder, work: Washables) -> None:
+        kept = [row for own in (*work.references, *work.settled) for row in own]
+        washed = [(i, row) for i, own in enumerate(work.rows) for row in own]
+        self.owners = [*[None] * len(kept), *(i for i, _ in washed)]
+        rows = [*(row.tokens for row in kept), *(row.tokens for _, row in washed)]
+        self.prompts = ProtectedPrompts(decoder, rows, [*[None] * len(kept), *(row.edit for _, row in washed)])
+
+    def moment(self, layer: int, active: Sequence[int]) -> Tensor:
+        """Σ kkᵀ (m, m); a fact that is not active is protected at the token of its edit too."""
+        edited = set(active)
+        return self.prompts.moment(layer, active=[of in edited for of in self.owners])
+
+
 class _Problem:
     """The least-squares problem of one block."""
 
     def __init__(
         self,
         decoder: Decoder,
-        work: Washables,
+        protected: _Protected | None,
         ends: Sequence[Sequence[Row]],
         goals: Tensor,
         active: Tensor,
@@ -201,7 +222,7 @@ class _Problem:
         self.ends, self.goals = ends, goals
         self.starts = [0, *accumulate(len(rows) for rows in ends)]  # first goal of each fact
         self.active = [i for i, on in enumerate(active.tolist()) if on]
-        self.rows, self.kept = work.rows, [*work.references, *work.settled]
+        self.protected = protected
 
     def _columns(self, facts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Keys (m, n) and residuals (d, n) of some facts."""
@@ -216,19 +237,10 @@ class _Problem:
             found, residuals = _means(found, owners, weights), _means(residuals, owners, weights)
         return found.T, residuals.T
 
-    def _kept_moment(self) -> Tensor | None:
-        """Σ kkᵀ (m, m) over the prompts of references and of facts that are gone, and around the keys of the others."""
-        if not self.args.mu_ratio:
-            return None
-        kept = [row for own in self.kept for row in own]
-        active = set(self.active)
-        washed = [(row, row.edit if i in active else None) for i, own in enumerate(self.rows) for row in own]
-        tokens = [row.tokens for row in [*kept, *(row for row, _ in washed)]]
-        return self.decoder.moment(tokens, self.layer, skip=[*[None] * len(kept), *(at for _, at in washed)])
-
     def solve(self, general: Statistics, still_known: Callable[[], Tensor], *, final: bool) -> tuple[LayerEdit, Patch]:
         args, weight = self.args, self.projection.weight.clone()
-        kept = Kept(general.moment, self._kept_moment(), args.mu_ratio, args.ridge)
+        protected = self.protected.moment(self.layer, self.active) if self.protected else None
+        kept = Kept(general.moment, protected, args.mu_ratio, args.ridge)
         spectrum = self._spectrum(kept)
         most = args.beta_rel * general.energy
         size = float(weight.double().norm())

@@ -24,6 +24,7 @@ from evolvent.methods.law.ledger.sums import sums_digest
 from evolvent.methods.law.measurement import FORGET, Measurement, Questionnaire
 from evolvent.methods.law.patch import Patch, make_patch
 from evolvent.methods.law.probe import Knowledge, probe
+from evolvent.methods.law.protected import ProtectedPrompts
 from evolvent.methods.law.publishing import WARNING, publish
 from evolvent.methods.law.reverting import undo_patches
 from evolvent.methods.law.spectral import Kept, Streamed
@@ -155,7 +156,8 @@ def reference_moments(ledger: Ledger, decoder: Decoder) -> dict[int, torch.Tenso
     if not rows or not ledger.args.mu_ratio:
         return {}
     tokens = [row.tokens for row in rows]
-    return {layer: decoder.moment(tokens, layer, skip=[None] * len(tokens)) for layer in ledger.head.layers}
+    prompts = ProtectedPrompts(decoder, tokens, [None] * len(tokens))
+    return {layer: prompts.moment(layer) for layer in ledger.head.layers}
 
 
 # ------------------------------------------------------------------------------------------------ verification
