@@ -2,6 +2,7 @@
 
 python -m benchmarks.law.acceptance run --seed 0 --out runs/law-0 [--baselines ascent] [--set KEY=VALUE ...]
 python -m benchmarks.law.acceptance record runs/law-0 runs/law-1 runs/law-2
+python -m benchmarks.law.acceptance timed runs/law-0
 python -m benchmarks.law.acceptance attempt runs/other-0 --label "what was different"
 
 A run is a run folder: killed, it goes on. `record` pools the seeds, whose facts differ, into results/law.json.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.law.protocol import protocol
+from benchmarks.law.protocol import Protocol, protocol
 from benchmarks.results_file import record
 from evolvent import Law, LawConfig
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
@@ -42,10 +44,8 @@ QUESTIONS = (
 )
 
 
-def run(seed: int, out: Path, baselines: tuple[str, ...], scale: int, changes: dict[str, Any]) -> None:
-    """One seed."""
-    facts = protocol(seed, scale=scale)
-    args = LawConfig(output_dir=out, seed=seed, baselines=baselines, on_config_change="rerun", **changes)
+def wash(facts: Protocol, args: LawConfig) -> None:
+    """One run."""
     method = Law(
         "embedded",
         facts.forget,
@@ -57,7 +57,7 @@ def run(seed: int, out: Path, baselines: tuple[str, ...], scale: int, changes: d
     )
     result = method.run()
     used = resource.getrusage(resource.RUSAGE_SELF)
-    (out / "cpu.json").write_text(json.dumps({"cpu_seconds": used.ru_utime + used.ru_stime}))
+    (args.output_dir / "cpu.json").write_text(json.dumps({"cpu_seconds": used.ru_utime + used.ru_stime}))
     shown = {k: v for k, v in result.metrics.items() if not k.endswith(("ci95", "/n"))}
     print(json.dumps(shown, indent=1))
 
@@ -144,6 +144,23 @@ def attempt(folder: Path, label: str) -> dict[str, Any]:
     }
 
 
+def timed(folder: Path) -> dict[str, Any]:
+    """Minutes of a run that had the machine for itself, from its opening to its last stage."""
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    times = [datetime.fromisoformat(e["time"]) for e in events]
+    stages = {e["stage"]: e["seconds"] for e in events if e["event"] == "stage-finished"}
+    washing = sum(s for name, s in stages.items() if not name.startswith(("audit", "baseline")))
+    return {
+        "claim": "96 facts: minutes of a whole run",
+        "value": (times[-1] - times[0]).total_seconds() / 60,
+        "unit": "min",
+        "without_audit_and_baselines": washing / 60,
+        "stages": stages,
+        "note": "two threads, nothing else on the machine",
+        "n": 1,
+    }
+
+
 def _attacks(folders: list[Path], seeds: list[int], label: str) -> list[dict[str, Any]]:
     metrics = [json.loads((f / "metrics.json").read_text()) for f in folders]
     rows = []
@@ -171,18 +188,6 @@ def _attacks(folders: list[Path], seeds: list[int], label: str) -> list[dict[str
                     "seeds": seeds,
                 }
             )
-    stages = ("probe", "targets", "wash", "verify")
-    seconds = [sum(v for k, v in m.items() if k.split("/")[-1].startswith(stages) and "seconds" in k) for m in metrics]
-    rows.append(
-        {
-            "claim": f"{label}: wall seconds of probe, targets, edits and verification",
-            "value": float(np.mean(seconds)),
-            "unit": "s",
-            "each": [round(s) for s in seconds],
-            "seeds": seeds,
-            "note": "one thread of a machine that other work shared",
-        }
-    )
     return rows
 
 
@@ -207,13 +212,14 @@ def main() -> None:
     running.add_argument("--seed", type=int, default=0)
     running.add_argument("--out", type=Path, required=True)
     running.add_argument("--baselines", default="ascent")
-    running.add_argument("--scale", type=int, default=1)
     running.add_argument("--threads", type=int, default=1)
     running.add_argument("--set", action="append", default=[])
     recording = verbs.add_parser("record")
     recording.add_argument("folders", type=Path, nargs="+")
     recording.add_argument("--label", default="96 facts")
     recording.add_argument("--settings", default="", help="the --set options of the runs, for the record")
+    timing = verbs.add_parser("timed")
+    timing.add_argument("folder", type=Path)
     trying = verbs.add_parser("attempt")
     trying.add_argument("folder", type=Path)
     trying.add_argument("--label", required=True)
@@ -224,11 +230,18 @@ def main() -> None:
         command = f"python -m benchmarks.law.acceptance run --seed SEED --out FOLDER {arguments.settings}".strip()
         command += f"  # at commit {arguments.code}" if arguments.code else ""
         record("law", [attempt(arguments.folder, arguments.label)], command)
+    elif arguments.verb == "timed":
+        command = "python -m benchmarks.law.acceptance run --seed 0 --out FOLDER --baselines ascent --threads 2"
+        record("law", [timed(arguments.folder)], command)
     elif arguments.verb == "run":
         changes = {k: yaml.safe_load(v) for k, _, v in (pair.partition("=") for pair in arguments.set)}
         torch.set_num_threads(arguments.threads)
         kinds = tuple(k for k in arguments.baselines.split(",") if k)
-        run(arguments.seed, arguments.out, kinds, arguments.scale, changes)
+        seed, out = arguments.seed, arguments.out
+        wash(
+            protocol(seed),
+            LawConfig(output_dir=out, seed=seed, baselines=kinds, on_config_change="rerun", **changes),
+        )
     else:
         command = f"python -m benchmarks.law.acceptance run --seed SEED --out FOLDER {arguments.settings}".strip()
         record("law", collect(arguments.folders, arguments.label), command)

@@ -47,8 +47,8 @@ class Protocol:
     held_out: list[str]
 
 
-def protocol(seed: int, *, data: Path = DATA, scale: int = 1) -> Protocol:
-    """Draw the facts of a seed; `scale` multiplies how many are forgotten."""
+def protocol(seed: int, *, data: Path = DATA) -> Protocol:
+    """Draw the facts of a seed."""
     templates = json.loads((data / "templates.json").read_text())
     rows = [json.loads(line) for line in (data / "facts.jsonl").read_text().splitlines()]
     known = {json.loads(line)["id"] for line in (data / "known_smollm2.jsonl").read_text().splitlines()}
@@ -61,29 +61,34 @@ def protocol(seed: int, *, data: Path = DATA, scale: int = 1) -> Protocol:
         mine = [r for r in rows if f"{r['source']}:{r['relation']}" in sources]
         unique = {r["subject"].casefold(): r for r in sorted(mine, key=lambda r: r["id"] in known)}
         facts = [
-            _fact(r, templates[f"{r['source']}:{r['relation']}"], relation, r["id"] in known) for r in unique.values()
+            fact_of(r, templates[f"{r['source']}:{r['relation']}"], relation, r["id"] in known) for r in unique.values()
         ]
         order = random.permutation(len(facts))
         sure = [facts[i] for i in order if facts[i].meta["known"]]
         unsure = [facts[i] for i in order if not facts[i].meta["known"]]
-        forget += sure[: count * scale]
-        same += sure[count * scale : count * scale + held]
-        rest = sure[count * scale + held :] + unsure
+        forget += sure[:count]
+        same += sure[count : count + held]
+        rest = sure[count + held :] + unsure
         references += rest[:REFERENCES_PER_RELATION]
-        taken |= {f.subject.casefold() for f in sure[: count * scale + held]}
+        taken |= {f.subject.casefold() for f in sure[: count + held]}
     subjects = {f.subject.casefold() for f in forget}
     about = [r for r in rows if f"{r['source']}:{r['relation']}" in OTHER and r["id"] in known]
-    others = [_fact(r, templates[f"{r['source']}:{r['relation']}"], r["relation"], True) for r in about]
+    others = [fact_of(r, templates[f"{r['source']}:{r['relation']}"], r["relation"], True) for r in about]
     same_subject = [f for f in others if f.relation == "continent" and f.subject.casefold() in subjects][:20]
     free = [f for f in others if f.subject.casefold() not in taken]
     other = [free[i] for i in random.permutation(len(free))[:60]]
-    texts = [json.loads(line)["text"] for line in (data / "general_text.jsonl").read_text().splitlines()]
-    order = np.random.default_rng(0).permutation(len(texts))
-    shuffled = [texts[i] for i in order]
+    shuffled = paragraphs(data)
     return Protocol(forget, same, same_subject, other, references, shuffled[16:], shuffled[:16])
 
 
-def _fact(row: dict[str, str], template: dict[str, object], relation: str, known: bool) -> Fact:
+def paragraphs(data: Path = DATA) -> list[str]:
+    """The general text, shuffled; perplexity is read on the first 16."""
+    texts = [json.loads(line)["text"] for line in (data / "general_text.jsonl").read_text().splitlines()]
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
+
+
+def fact_of(row: dict[str, str], template: dict[str, object], relation: str, known: bool) -> Fact:
+    """A row of the shared data with the wordings of its relation."""
     prompts = {"prompt": template["prompt"], "paraphrases": template.get("paraphrases", [])[:3]}  # type: ignore[index]
     question = QUESTIONS.get(relation)
     said = {k: row[k] for k in ("id", "subject", "object")}

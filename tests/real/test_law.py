@@ -8,6 +8,9 @@ import pytest
 
 from evolvent import Law, LawConfig, read_facts
 from evolvent.methods.law.measurement import FORGET
+from evolvent.methods.law.targets import learner_of, suffix_form_agrees
+from evolvent.methods.law.wordings import rows_for, wordings_for
+from evolvent.models.resolve import load_local
 
 pytestmark = pytest.mark.real
 
@@ -51,3 +54,12 @@ def test_sixteen_facts_are_gone_and_the_rest_of_the_model_is_as_it_was(published
     assert sum(after.hits(FORGET, "prompt")) == 0
     assert after.perplexity <= 1.05 * before.perplexity
     assert sum(after.hits("same-relation", "prompt")) >= 0.5 * sum(before.hits("same-relation", "prompt"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_real_model_learns_targets_behind_kept_prefixes(dtype):
+    model = load_local("embedded", dtype="float32")
+    fact = read_facts([{"subject": "France", "prompt": "The capital of {} is", "object": "Paris"}])[0]
+    rows = rows_for(model, [fact], wordings_for(model, LawConfig(output_dir="unused")))
+    with learner_of(model, dtype) as learner:
+        assert suffix_form_agrees(learner, 8, rows[0])
