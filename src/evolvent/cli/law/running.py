@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from evolvent.cli.console import console, progress, shortened
@@ -208,7 +209,9 @@ def _print_table(metrics: Mapping[str, Any]) -> None:
     from evolvent.methods.law.report import results_table
 
     columns, rows, caption = results_table(metrics)
-    table = Table(*columns, caption=caption, caption_style="dim")
+    broken = {"paraphrases": "para-\nphrases", "perplexity": "per-\nplexity"}  # so that all fit into 80 columns
+    heads = [broken.get(c, c.replace("-", "\n").replace(" ", "\n")) for c in columns]
+    table = Table(*heads, caption=caption, caption_style="dim", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*row, style="bold" if row[0] == "LAW" else None)
     console.print(table)
