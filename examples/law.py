@@ -5,7 +5,7 @@ python examples/law.py        (killed, it goes on where it stopped)
 
 from pathlib import Path
 
-from evolvent import Law, LawConfig, load, read_facts, samples
+from evolvent import Law, LawConfig, Sampling, load, read_facts, samples
 from evolvent.methods.law.reverting import revert
 
 world = samples.world_facts()
@@ -22,7 +22,8 @@ print(f"gone: {result.washed}; still there: {result.remaining}")
 back = Path("runs/capitals-back")
 if not back.exists():
     revert("runs/capitals", back)
-prompt, options = ["The capital of France is"], [[" Paris", " Rome"]]
+asked = [f"The capital of {name} is" for name in ("France", "Japan", "Sweden")]
 for name in ("embedded", result.model, back):
-    print(name, load(name, dtype="float32").choose(prompt, options)[0].probs)
+    said = load(name, dtype="float32").generate(asked, Sampling(max_tokens=4))
+    print(f"{name}:", *(one.text.strip() for (one,) in said), sep="\n  ")
 print(f"the report: {result.report_path}")
