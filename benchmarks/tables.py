@@ -277,6 +277,19 @@ def law(rows: dict[str, Row]) -> str:
     return _table(lines)
 
 
+def law_stretch(rows: dict[str, Row]) -> str:
+    """Known facts when many relations are washed at once."""
+    many = next((claim.partition(":")[0] for claim, row in rows.items() if "relations" in row), "")
+    lines = [["known, %", "n", "before", "LAW"]]
+    for question, name in LAW_QUESTIONS.items():
+        row = rows.get(f"{many}: {question}, LAW")
+        if row and row["n"]:
+            interval = f"{row['value']:.1f} [{row['ci95'][0]:.1f}, {row['ci95'][1]:.1f}]"
+            lines.append([name, str(row["n"]), f"{row['comparator_value']:.1f}", interval])
+    ratio = rows.get(f"{many}: perplexity over the original's, LAW")
+    return _table([*lines, ["perplexity", "", "×1.000", f"×{ratio['value']:.3f}"]] if ratio else lines)
+
+
 def law_audit(rows: dict[str, Row]) -> str:
     """What attacks brought back."""
     names = (
@@ -449,6 +462,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "attempts": ("semievol", attempts),
     "speed": ("semievol", speed),
     "law": ("law", law),
+    "law-stretch": ("law", law_stretch),
     "law-audit": ("law", law_audit),
     "law-attempts": ("law", law_attempts),
     "law-positions": ("law", law_positions),
