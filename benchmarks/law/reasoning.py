@@ -1,6 +1,6 @@
 """Does a washed model reason as before? Science questions, physical common sense, and last words of paragraphs.
 
-python -m benchmarks.law.reasoning run runs/law-0 runs/law-1 runs/law-2 --out runs/law-reasoning [--limit 400]
+python -m benchmarks.law.reasoning run runs/law-0 runs/law-1 runs/law-2 --out runs/law-reasoning [--limit 200]
 python -m benchmarks.law.reasoning record runs/law-reasoning
 
 The arguments of `run` are folders of `benchmarks.law.acceptance run`. Every set is written when measured, so a run
@@ -132,7 +132,7 @@ def main() -> None:
     running = verbs.add_parser("run")
     running.add_argument("folders", type=Path, nargs="+")
     running.add_argument("--out", type=Path, required=True)
-    running.add_argument("--limit", type=int, default=400, help="questions of each set")
+    running.add_argument("--limit", type=int, default=200, help="questions of each set")
     recording = verbs.add_parser("record")
     recording.add_argument("out", type=Path)
     arguments = parser.parse_args()
