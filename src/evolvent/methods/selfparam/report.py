@@ -24,6 +24,8 @@ NAMES = {
     "dense": "passage found by MiniLM",
     "ft_context": "fine-tuned on the passages",
     "sft": "SFT on the pairs",
+    "sft_bare": "SFT, no general text",
+    "sft_replay": "SFT with replay",
     "no_replay": "SELF-PARAM without replay",
     "selfparam": "SELF-PARAM",
 }
@@ -91,6 +93,12 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
         "F1 of the answers",
         plots.accuracy_bars(bars, label="F1, %, with 95 % interval"),
         f"{len(method.asked)} questions.",
+    )
+    moved = {NAMES[n]: (d.kl, metrics[f"f1/{split}/{n}"]) for n, d in method.drifts.items() if n in method.answers}
+    report.figure(
+        "What was learnt, and what it cost",
+        plots.frontier(moved, x="drift on general text, nats per token", y="F1, %"),
+        "Up is more of the passages known, left is less of everything else changed.",
     )
     curves = {NAMES[n]: _losses(steps) for n, steps in method.arms.items()}
     if method.args.mode == "batch":
