@@ -395,12 +395,14 @@ def selfparam_frontier(rows: dict[str, Row]) -> str:
         seeds = ", ".join(map(str, row.get("seeds", [])))
         if rest == ", F1 in unseen wordings":
             points.append((row["drift"], f"SELF-PARAM, {recipe}", seeds, row["value"], row["perplexity_change"]))
+        elif claim.startswith("scaled: "):
+            points.append((row["drift"], f"{claim.removeprefix('scaled: ')} its update", seeds, row["value"], None))
         elif rest == " minus sft, F1 in unseen wordings" and recipe in ("shipped", "no text", "fast"):
             drift, change = row["comparator_drift"], row["comparator_perplexity_change"]
             points.append((drift, f"SFT, {recipe}", seeds, row["comparator_value"], change))
     lines = [["setting", "seeds", "drift, nats", "F1, %", "perplexity"]]
-    for drift, name, seeds, value, change in sorted(points):
-        lines.append([name, seeds, f"{drift:.3f}", f"{value:.1f}", f"{change:+.1f} %"])
+    for drift, name, seeds, value, change in sorted(points, key=lambda point: point[:2]):
+        lines.append([name, seeds, f"{drift:.3f}", f"{value:.1f}", "" if change is None else f"{change:+.1f} %"])
     return _table(lines)
 
 

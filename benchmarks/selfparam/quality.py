@@ -23,8 +23,9 @@ SAME = ("base", "in_context", "retrieval", "dense", "ft_context")  # baselines t
 MAIN = "shipped"  # the default settings; its runs hold the baselines
 RECIPES: dict[str, dict[str, Any]] = {
     "shipped": {"baselines": (*SAME, "sft")},
-    "errors kept": {"teacher_errors": "keep", "baselines": ()},
-    "all wordings hinted": {"hint": "wordings", "teacher_errors": "keep", "baselines": ()},
+    "errors swapped": {"teacher_errors": "swap", "baselines": ()},
+    "errors swapped, sharp": {"teacher_errors": "swap", "temperature": 0.25, "baselines": ()},
+    "all wordings hinted": {"hint": "wordings", "baselines": ()},
     "no text": {"retention_rows": 0, "baselines": ("sft",)},
     "unhinted": {"hint": "off", "temperature": 1.0, "baselines": ()},
     "soft": {"temperature": 1.0, "baselines": ()},
@@ -34,13 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fast": {"learning_rate": 2e-4, "baselines": ("sft",)},
     "cloze": {"generator": "rules", "baselines": ()},
     "split": {"generator": "split", "baselines": ()},
-    "no text, unhinted": {
-        "retention_rows": 0,
-        "hint": "off",
-        "temperature": 1.0,
-        "teacher_errors": "keep",
-        "baselines": (),
-    },
+    "no text, unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": ()},
 }
 
 

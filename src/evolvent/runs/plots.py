@@ -133,7 +133,7 @@ def frontier(points: Mapping[str, tuple[float, float]], *, x: str, y: str) -> st
     axes.set_ylabel(y)
     axes.set_ylim(-4, 104)
     axes.margins(x=0.08)
-    _legend_above(axes, len(points))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return _svg(figure)
 
 

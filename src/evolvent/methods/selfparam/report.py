@@ -128,7 +128,7 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
         "How the teacher reads",
         [
             "prompt",
-            "log-prob of answers, nats per token",
+            "answers, nats per token",
             "tokens it would choose, %",
             "first tokens, %",
             "entropy, nats",
@@ -164,7 +164,7 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
         "F1, %",
         "95 % interval",
         "exact, %",
-        "SELF-PARAM gains",
+        "SELF-PARAM, +",
         "95 % interval",
         "p",
         "drift, nats",

@@ -292,7 +292,7 @@ class SelfParam(Storage):
         if self.args.mode == "sequential":
             made["sft_replay"] = partial(train, "sft_replay", labelled, facts, replay=True, text=self.text)
             made["no_replay"] = partial(train, "no_replay", rows, facts, text=self.text)
-        self.trained = {name: run() for name, run in made.items() if name in set(self.args.baselines)}
+        self.trained: dict[str, list[Trained]] = {n: made[n]() for n in self.args.baselines if n in made}
         if "ft_context" in self.args.baselines:
             windows = [passage_rows(self.base, group) for group in self.groups()]
             seen = [len(group) * PASSAGE_EXPOSURES for group in windows]
