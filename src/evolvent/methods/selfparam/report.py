@@ -164,7 +164,7 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
         "F1, %",
         "95 % interval",
         "exact, %",
-        "SELF-PARAM, +",
+        "gain over it",
         "95 % interval",
         "p",
         "drift, nats",
@@ -187,8 +187,8 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
         row += ["" if moved is None else f"{moved:.3f}", "" if change is None else f"{change:+.1%}"]
         rows.append(row)
     caption = (
-        "Gains are paired, on the same questions, over 10,000 bootstrap draws. Drift is KL(before || after) on general "
-        "text, perplexity its change there."
+        "Gains are those of SELF-PARAM, paired, on the same questions, over 10,000 bootstrap draws. Drift is "
+        "KL(before || after) on general text, perplexity its change there."
     )
     return columns, rows, caption
 
