@@ -408,12 +408,14 @@ def selfparam_frontier(rows: dict[str, Row]) -> str:
         seeds = ", ".join(map(str, row.get("seeds", [])))
         if rest == ", F1 in unseen wordings":
             points.append((row["drift"], f"SELF-PARAM, {recipe}", seeds, row["value"], row["perplexity_change"]))
-        elif rest == " minus sft, F1 in unseen wordings" and recipe in ("shipped", "no text"):
+        elif claim.startswith("scaled: "):
+            points.append((row["drift"], f"{claim.removeprefix('scaled: ')} its update", seeds, row["value"], None))
+        elif rest == " minus sft, F1 in unseen wordings" and recipe in ("shipped", "no text", "fast"):
             drift, change = row["comparator_drift"], row["comparator_perplexity_change"]
             points.append((drift, f"SFT, {recipe}", seeds, row["comparator_value"], change))
     lines = [["setting", "seeds", "drift, nats", "F1, %", "perplexity"]]
-    for drift, name, seeds, value, change in sorted(points):
-        lines.append([name, seeds, f"{drift:.3f}", f"{value:.1f}", f"{change:+.1f} %"])
+    for drift, name, seeds, value, change in sorted(points, key=lambda point: point[:2]):
+        lines.append([name, seeds, f"{drift:.3f}", f"{value:.1f}", "" if change is None else f"{change:+.1f} %"])
     return _table(lines)
 
 
@@ -421,14 +423,30 @@ def selfparam_sequential(rows: dict[str, Row]) -> str:
     """What is left of the first passages, and the tests between the arms."""
     found = [(claim, row) for claim, row in rows.items() if claim.startswith("sequential: ")]
     arms = [(claim, row) for claim, row in found if " minus " not in claim]
-    names = {"replay": "**SELF-PARAM**, replay", "no replay": "SELF-PARAM, no replay", "sft": "SFT in turn"}
-    lines = [["exact answers, %", "seeds", "first ones, right after each", "first ones, at the end", "all, at the end"]]
+    names = {
+        "replay": "**SELF-PARAM**, replay",
+        "no replay": "SELF-PARAM, no replay",
+        "sft": "SFT in turn",
+        "sft with text": "SFT in turn, general text",
+        "sft with text and replay": "SFT in turn, general text and replay",
+    }
+    lines = [
+        [
+            "exact answers, %",
+            "seeds",
+            "first ones, right after each",
+            "first ones, at the end",
+            "all, at the end",
+            "drift, nats",
+        ]
+    ]
     for claim, row in arms:
         arm, _, which = claim.removeprefix("sequential: ").partition(", ")
         low, high = row["ci95"]
         kept, new = f"{row['value']:.1f} [{low:.1f}, {high:.1f}]", f"{row['comparator_value']:.1f}"
         name = f"{names[arm]}: {which.removesuffix(' at the end')}"
-        lines.append([name, ", ".join(map(str, row["seeds"])), new, kept, f"{row['all_passages']:.1f}"])
+        drift = f"{row['drift']:.3f}" if "drift" in row else ""
+        lines.append([name, ", ".join(map(str, row["seeds"])), new, kept, f"{row['all_passages']:.1f}", drift])
     return _table(lines)
 
 

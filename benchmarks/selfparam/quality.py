@@ -23,13 +23,16 @@ SAME = ("base", "in_context", "retrieval", "dense", "ft_context")  # baselines t
 MAIN = "shipped"  # the default settings; its runs hold the baselines
 RECIPES: dict[str, dict[str, Any]] = {
     "shipped": {"baselines": (*SAME, "sft")},
+    "errors swapped": {"teacher_errors": "swap", "baselines": ()},
+    "errors swapped, sharp": {"teacher_errors": "swap", "temperature": 0.25, "baselines": ()},
+    "all wordings hinted": {"hint": "wordings", "baselines": ()},
     "no text": {"retention_rows": 0, "baselines": ("sft",)},
     "unhinted": {"hint": "off", "temperature": 1.0, "baselines": ()},
     "soft": {"temperature": 1.0, "baselines": ()},
     "sharp": {"temperature": 0.25, "baselines": ()},
     "cross-entropy": {"cross_entropy_weight": 0.5, "baselines": ()},
     "slow": {"learning_rate": 5e-5, "baselines": ()},
-    "fast": {"learning_rate": 2e-4, "baselines": ()},
+    "fast": {"learning_rate": 2e-4, "baselines": ("sft",)},
     "cloze": {"generator": "rules", "baselines": ()},
     "split": {"generator": "split", "baselines": ()},
     "no text, unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": ()},

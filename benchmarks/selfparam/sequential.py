@@ -2,9 +2,9 @@
 
 python -m benchmarks.selfparam.sequential 0 --runs runs/selfparam      (killed, it goes on)
 
-Each of the four invented passages is cut into `--parts`, and the seed draws their order. All arms train the same pairs
-for the same steps. After each passage every question so far is scored: whether greedy decoding would give exactly its
-answer.
+Each of the four invented passages is cut into `--parts`, and the seed draws their order. All arms see each fact equally
+often when its passage is learnt; with replay a step has fewer new pairs, so there are more steps. After each passage
+every question so far is scored: whether greedy decoding would give exactly its answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from evolvent import SelfParam, SelfParamConfig
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
 from evolvent.methods.selfparam.report import first_ones, first_passages
 
-ARMS = {"replay": "selfparam", "sft": "sft", "no replay": "no_replay"}
+ARMS = {
+    "replay": "selfparam",
+    "no replay": "no_replay",
+    "sft": "sft_bare",
+    "sft with text": "sft",
+    "sft with text and replay": "sft_replay",
+}
 
 
 def learnt(seed: int, given: argparse.Namespace) -> SelfParam:
@@ -31,7 +37,9 @@ def learnt(seed: int, given: argparse.Namespace) -> SelfParam:
         mode="sequential",
         seed=seed,
         exposures=given.exposures,
-        retention_rows=0,
+        learning_rate=given.rate,
+        replay_share=given.replay,
+        retention_rows=given.text,
         keep_checkpoints=1,
         baselines=tuple(ARMS[arm] for arm in given.arms if arm != "replay"),
         on_config_change="rerun",  # more arms may follow
@@ -50,11 +58,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--parts", type=int, default=2, help="pieces of each of the four passages")
-    parser.add_argument("--exposures", type=float, default=16)
+    parser.add_argument("--parts", type=int, default=5, help="pieces of each of the four passages")
+    parser.add_argument("--exposures", type=float, default=12)
+    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--replay", type=float, default=0.5, help="share of each batch from earlier passages")
+    parser.add_argument("--text", type=int, default=4, help="pieces of general text in each batch")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     given = parser.parse_args()
-    runs = [learnt(seed, given).arms for seed in given.seeds]
+    methods = [learnt(seed, given) for seed in given.seeds]
+    runs = [method.arms for method in methods]
     count = len(runs[0]["selfparam"])
     first = first_passages(count)
 
@@ -68,7 +80,12 @@ def main() -> None:
         steps = [step.retained or [] for run in runs for step in run[ARMS[arm]][:first]]
         return [float(hit) for retained in steps for hit in retained[-1]]
 
-    told = {"unit": "exact, %", "seeds": given.seeds, "passages": count, "exposures": given.exposures}
+    told = {
+        "unit": "exact, %",
+        "seeds": given.seeds,
+        "passages": count,
+        **{name: getattr(given, name) for name in ("exposures", "rate", "replay", "text")},
+    }
     rows = []
     for arm in given.arms:
         kept, new = pooled(arm, slice(first)), fresh(arm)
@@ -83,28 +100,30 @@ def main() -> None:
                 "comparator_value": 100 * float(np.mean(new)),
                 "all_passages": 100 * float(np.mean(pooled(arm, slice(None)))),
                 "curve": np.mean(curves, axis=0).tolist(),
+                "drift": float(np.mean([method.drifts[ARMS[arm]].kl for method in methods])),
                 "n": len(kept),
                 **told,
             }
         )
-    pairs = (("replay", "sft"), ("replay", "no replay"), ("no replay", "sft"))
-    for arm, other in ((a, b) for a, b in pairs if {a, b} <= set(given.arms)):
+    ours = [arm for arm in ("replay", "no replay") if arm in given.arms]
+    for arm, other in ((arm, other) for arm in ours for other in given.arms if other not in (arm, "replay")):
         for which, passages in ((f"first {first} of {count} passages", slice(first)), (f"all {count}", slice(None))):
-            theirs, ours = pooled(other, passages), pooled(arm, passages)
-            test = paired_bootstrap(theirs, ours)
+            theirs, kept = pooled(other, passages), pooled(arm, passages)
+            test = paired_bootstrap(theirs, kept)
             rows.append(
                 {
                     "claim": f"sequential: {arm} minus {other}, {which} at the end",
                     "value": 100 * test.difference,
                     "ci95": [100 * test.low, 100 * test.high],
-                    "p_value": mcnemar_exact(theirs, ours),
+                    "p_value": mcnemar_exact(theirs, kept),
                     "comparator": other,
                     "comparator_value": 100 * float(np.mean(theirs)),
-                    "n": len(ours),
+                    "n": len(kept),
                     **told,
                 }
             )
-    options = f"--parts {given.parts} --exposures {given.exposures:g} --arms {' '.join(map(repr, given.arms))}"
+    settings = " ".join(f"--{k} {getattr(given, k):g}" for k in ("parts", "exposures", "rate", "replay", "text"))
+    options = f"{settings} --arms {' '.join(map(repr, given.arms))}"
     seeds = " ".join(map(str, given.seeds))
     record("selfparam", rows, f"python -m benchmarks.selfparam.sequential {seeds} --runs RUNS {options}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from random import Random
 
 import pytest
 
@@ -58,3 +59,38 @@ def test_published_recalls_are_reproduced_to_the_item(published, answers, result
                 for k in CUT_OFFS:
                     values = hits.values("recall", k, row["condition"])
                     assert sum(values) == pytest.approx(float(row[f"recall@{k}_mean"]) * len(values))
+
+
+@pytest.fixture(scope="module")
+def redial(published):
+    catalogue = read_catalogue(published / "redial" / "entity2id.json")
+    return read_turns(published / "redial" / "test.jsonl", catalogue), TitleIndex(catalogue.values())
+
+
+def test_published_recalls_of_redial_are_whole_numbers_of_our_items(published, redial):
+    turns, titles = redial
+    nothing = evaluate_recommendations([""] * len(turns), turns, titles)
+    assert [len(nothing.values("recall", 1, c)) for c in ("recommendation", "discussion", "all")] == [4288, 490, 4778]
+    found = sorted((published / "reference_results").glob("*/redial/*/summary.csv"))
+    assert len(found) == 12
+    for row in (row for path in found for row in csv.DictReader(path.open())):
+        for k in CUT_OFFS:
+            items = float(row[f"recall@{k}_mean"]) * len(nothing.values("recall", k, row["condition"]))
+            assert items == pytest.approx(round(items), abs=1e-6)
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_every_gold_title_of_redial_is_found_at_the_rank_where_a_list_names_it(published, redial, exclude_seen):
+    turns, titles = redial
+    random = Random(0)
+    films = sorted({title for turn in turns for title in turn.gold})
+    answers, expected = [], []
+    for turn in turns:
+        others = [t for t in random.sample(films, 20) if t not in turn.gold and not t[0].isdigit()]
+        listed = [others.pop(), *random.sample([*dict.fromkeys(turn.gold), *others], len(set(turn.gold)) + len(others))]
+        answers.append("Sure!\n" + "\n".join(f"{n}. {t} ({1950 + n})" for n, t in enumerate(listed, 1)))
+        left = [t for t in listed if not (exclude_seen and t in turn.seen)]
+        expected += [left.index(gold) if gold in left else None for gold in turn.gold]
+    hits = evaluate_recommendations(answers, turns, titles, filtered=True, exclude_seen=exclude_seen)
+    assert hits.ranks == expected
+    assert (None in expected) == exclude_seen

@@ -210,6 +210,7 @@ def page() -> Report:
         .figure("Time", plots.stage_times({"warmup": 10.0, "evolve": 20.0}))
         .figure("Kept", plots.stacked_histogram({"selected": [0.1, 0.2], "left out": [0.5]}, label="uncertainty"))
         .figure("Accuracy", plots.accuracy_bars({"SFT": (0.8, 0.75, 0.85), "SemiEvol": (0.9, 0.85, 0.93)}))
+        .figure("Cost", plots.frontier({"SFT": (0.06, 0.8), "longer name": (0.05, 0.7)}, x="drift, nats", y="F1, %"))
         .text("Notes", ["One.", "Two."])
     )
 
@@ -218,7 +219,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_is_given(tmp_path):
     saved = page().save(tmp_path / "report.html")
     html = saved.read_text()
     assert "SemiEvol &lt;b&gt;" in html
-    assert html.count("<svg") == 6
+    assert html.count("<svg") == 7
     outside = re.findall(r'(?:src|href)="(?!#)([^"]+)"|url\((?!#)([^)]+)\)', html)
     assert outside == []
     assert "prefers-color-scheme: dark" in html

@@ -113,6 +113,30 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str
     return _svg(figure)
 
 
+def frontier(points: Mapping[str, tuple[float, float]], *, x: str, y: str) -> str:
+    """A gain against its cost, one named point a variant; those that no other one beats in both are joined.
+
+    Args:
+        points: name -> (cost, gain in [0, 1]).
+        x: label of the costs.
+        y: label of the gains, which are drawn in %.
+    """
+    figure, axes = _figure()
+    best: list[tuple[float, float]] = []
+    for cost, gain in sorted(points.values(), key=lambda p: (p[0], -p[1])):
+        if not best or gain > best[-1][1]:
+            best.append((cost, gain))
+    axes.plot([cost for cost, _ in best], [100 * gain for _, gain in best], color=_GRID, linestyle="--", zorder=0)
+    for (name, (cost, gain)), color in zip(points.items(), _SERIES * len(points), strict=False):
+        axes.scatter([cost], [100 * gain], color=color, s=36, label=name)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_ylim(-4, 104)
+    axes.margins(x=0.08)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return _svg(figure)
+
+
 def accuracy_bars(
     variants: Mapping[str, tuple[float, float, float]], *, label: str = "accuracy, %, with 95 % interval"
 ) -> str:

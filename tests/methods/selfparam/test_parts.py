@@ -12,13 +12,13 @@ from evolvent.errors import DataError
 from evolvent.methods.selfparam.baselines import certain, found_by_vectors, found_by_words
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import ModelGenerator, Rules, SplitContext, parse_pairs
-from evolvent.methods.selfparam.injection import balanced, batches, gain_weights
+from evolvent.methods.selfparam.injection import balanced, batches, corrected, gain_weights
 from evolvent.methods.selfparam.measure import held_out
 from evolvent.methods.selfparam.pairs import QAPair, acceptable, contains, read_pairs, settle_conflicts, write_pairs
 from evolvent.methods.selfparam.recommendation import Turn, evaluate_recommendations, readable_title, recommended_names
 from evolvent.methods.selfparam.teacher import Teacher, TeacherCache, TeacherPrompt
 from evolvent.methods.selfparam.titles import TitleIndex
-from evolvent.models.distributions import token_distributions
+from evolvent.models.distributions import TokenDistributions, token_distributions
 from evolvent.models.protocol import Completion
 from evolvent.training.distillation import SoftTargets, divergence
 from evolvent.training.examples import EncodedExample
@@ -185,7 +185,7 @@ def test_every_reason_for_a_rejection_is_counted():
 
 
 @pytest.mark.parametrize("form", ["plain", "chat"])
-@pytest.mark.parametrize("hint", ["off", "all", "loo"])
+@pytest.mark.parametrize("hint", ["off", "all", "wordings", "loo"])
 def test_teacher_and_student_end_with_the_same_question_and_answer(tiny_model, form, hint):
     passages = read_passages(PASSAGES)
     pairs = read_pairs(PAIRS, passages)
@@ -198,10 +198,21 @@ def test_teacher_and_student_end_with_the_same_question_and_answer(tiny_model, f
         assert teacher.passages[pair.passage].text in text
         assert pair.answer not in tiny_model.tokenizer.decode(question)
         own = [p for p in pairs if p.passage == pair.passage]
-        assert text.count(pair.question) == 1 + (hint == "all")
+        assert text.count(pair.question) == 1 + (hint in ("all", "wordings"))
         assert all((p.question in text) == (hint != "off") for p in own if p.fact != pair.fact)
         if form == "plain":
             assert before[-len(question) :] == question
+
+
+@pytest.mark.parametrize(("hint", "shown"), [("all", [True, False]), ("wordings", [True, True])])
+def test_a_hint_shows_one_wording_of_a_fact_or_all(tiny_model, hint, shown):
+    passages = read_passages(PASSAGES)
+    wordings = [
+        QAPair.of("bank", question, "Ada Pell", fact="who") for question in ("Who opened it?", "Who was first there?")
+    ]
+    asked = QAPair.of("bank", "How many rooms has it?", "40")
+    read = Teacher(tiny_model, passages, [*wordings, asked]).reading(asked, TeacherPrompt("plain", 0, hint))
+    assert [pair.question in read for pair in wordings] == shown
 
 
 def test_a_torn_or_foreign_shard_is_computed_again_and_others_are_not(tiny_model, tmp_path, monkeypatch):
@@ -237,6 +248,38 @@ def test_batches_hold_their_share_of_old_pairs_and_general_text():
         assert sum(15 <= i < 19 for i in batch) == 3
     assert set(order) == set(range(19))
     assert batches(10, 5, 4, 6, args) == order
+
+
+@pytest.mark.parametrize("top_k", [4, None])
+def test_a_wrong_teacher_changes_places_with_the_answer_and_stays_as_unsure(top_k):
+    torch.manual_seed(1)
+    whole = torch.randn(30, 12).log_softmax(-1)
+    answer = torch.randint(0, 12, (30,)).tolist()
+    kept, ids = whole.topk(top_k or 12, -1)
+    unused = torch.zeros(30)
+    told = TokenDistributions(ids.int() if top_k else None, kept if top_k else whole, unused, unused, unused > 0)
+    right = corrected(told, answer)
+    assert right.tail == pytest.approx(told.tail, abs=1e-6)
+    assert right.log_probs.sort().values.equal(told.log_probs.sort().values)
+    for before, place in zip(whole, range(30), strict=True):
+        after = dict(enumerate(right.log_probs[place].tolist()))
+        if top_k:
+            assert right.ids is not None
+            after = dict(zip(right.ids[place].tolist(), right.log_probs[place].tolist(), strict=True))
+        best = int(before.argmax())
+        assert max(after, key=after.__getitem__) == answer[place]
+        expected = before.tolist()
+        expected[best], expected[answer[place]] = expected[answer[place]], expected[best]
+        assert all(value == pytest.approx(expected[token]) for token, value in after.items())
+    assert corrected(right, answer).log_probs.equal(right.log_probs)
+
+
+def test_replay_takes_its_share_of_more_steps_so_that_new_facts_are_seen_as_often():
+    args = SelfParamConfig(output_dir="x", batch_size=8, replay_share=0.5, exposures=16)
+    assert (args.steps(4), args.steps(4, replayed=True)) == (8, 16)
+    order = batches(12, 30, 0, args.steps(4, replayed=True), args)
+    assert sum(row < 12 for row in order) == 16 * 4
+    assert SelfParamConfig(output_dir="x", batch_size=2, replay_share=0.9).replayed == 1
 
 
 def test_general_text_weighs_as_much_as_asked_whatever_its_length():

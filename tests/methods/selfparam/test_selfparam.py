@@ -52,11 +52,11 @@ def test_training_brings_the_student_to_the_teacher(tiny_folder, settings):
 
 
 def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settings, tmp_path):
-    result = build(tiny_folder, settings(mode="sequential", baselines=("no_replay",))).run()
+    result = build(tiny_folder, settings(mode="sequential", baselines=("no_replay", "sft_bare", "sft_replay"))).run()
     rows = read_ledger(result.output_dir)
     assert [row["passages"] for row in rows] == [["bank"], ["cup"]]
     assert rows[1]["parent"] == rows[0]["identity"]
-    for arm in ("selfparam", "no_replay"):
+    for arm in ("selfparam", "no_replay", "sft_bare", "sft_replay"):
         assert [len(result.metrics[f"exact/after/{arm}/{n}"]) for n in (1, 2)] == [1, 2]
     assert "What is left of the first passages" in result.report_path.read_text()
     first = tmp_path / "run" / "stages" / rows[0]["stage"] / "checkpoint"

@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evolvent.training.config import FineTuneConfig
 
-Baseline = Literal["base", "in_context", "retrieval", "dense", "ft_context", "sft", "no_replay"]
+Baseline = Literal[
+    "base", "in_context", "retrieval", "dense", "ft_context", "sft", "sft_bare", "sft_replay", "no_replay"
+]
 
 
 class SelfParamConfig(BaseModel):
@@ -29,12 +31,15 @@ class SelfParamConfig(BaseModel):
         chunk_words: longer passages are cut where paragraphs end.
         formats: prompt formats that the student is trained in, each with its share; "chat" needs a chat template.
         shots: solved pairs of another passage in the teacher's prompt.
-        hint: whether the teacher also sees the passage's own training pairs: "all" (one wording a fact), "loo" (all but
-            the fact that is asked), "off", or "auto" (when it makes the given answers clearly likelier).
+        hint: whether the teacher also sees the passage's own training pairs: "all" (one wording a fact), "wordings"
+            (all of them), "loo" (all but the fact that is asked), "off", or "auto" ("all" when it makes the given
+            answers clearly likelier).
         teacher_format: "probe" tries prompts on `probe_pairs` pairs and takes the best one; "fixed" takes `shots` and
             `hint` as they are.
         probe_pairs: pairs that the probe scores.
         temperature: of the teacher's distribution; None: 0.5 with a hint, else 1.
+        teacher_errors: where the teacher finds another token likelier than the given answer's: "keep" teaches that, as
+            the paper does, "swap" exchanges the two probabilities (Wen et al., arXiv 1911.07471).
         answers: "given" distils the pairs' own answers; "teacher" lets the teacher write them first (greedily).
         strict: stop when the probe says that the teacher cannot read the passages.
         top_k: stored tokens of each prediction; None stores the whole vocabulary.
@@ -57,7 +62,8 @@ class SelfParamConfig(BaseModel):
         replay_share: sequential: share of each batch from pairs of earlier passages, with their stored predictions.
         replay_pairs: sequential: pairs kept of each earlier passage.
         keep_checkpoints: sequential: how many of the last injections keep their weights for `rollback`; None all.
-        baselines: what the result is compared with, on the same questions; "no_replay" in sequential mode only.
+        baselines: what the result is compared with, on the same questions; "sft_bare" is SFT without general text;
+            "no_replay" and "sft_replay" (SFT with the same replay) in sequential mode only.
         max_answer_tokens: bound on answers, given and generated.
         save_steps: steps between the states from which a killed training goes on.
     """
@@ -76,10 +82,11 @@ class SelfParamConfig(BaseModel):
 
     formats: dict[Literal["plain", "chat"], float] = {"plain": 1.0}
     shots: int = Field(3, ge=0)
-    hint: Literal["auto", "off", "all", "loo"] = "auto"
+    hint: Literal["auto", "off", "all", "wordings", "loo"] = "auto"
     teacher_format: Literal["probe", "fixed"] = "probe"
     probe_pairs: int = Field(32, ge=1)
     temperature: float | None = Field(None, gt=0)
+    teacher_errors: Literal["keep", "swap"] = "keep"
     answers: Literal["given", "teacher"] = "given"
     strict: bool = False
     top_k: int | None = Field(64, ge=1)
@@ -122,9 +129,15 @@ class SelfParamConfig(BaseModel):
         """Peak learning rate."""
         return self.learning_rate or {"full": 1e-4, "lora": 5e-4}[peft]
 
-    def steps(self, facts: int) -> int:
+    def steps(self, facts: int, *, replayed: bool = False) -> int:
         """Optimiser steps after which each of `facts` facts was seen `exposures` times."""
-        return max(1, min(self.max_steps, math.ceil(self.exposures * facts / self.batch_size)))
+        new = self.batch_size - (self.replayed if replayed else 0)
+        return max(1, min(self.max_steps, math.ceil(self.exposures * facts / new)))
+
+    @property
+    def replayed(self) -> int:
+        """Rows of a batch that come from earlier passages; at least one row is new."""
+        return min(round(self.replay_share * self.batch_size), self.batch_size - 1)
 
     def training(self, peft: Literal["full", "lora"], steps: int, rows: int) -> FineTuneConfig:
         """The fine-tuning of `steps` batches of `rows` rows."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
+import torch
 
 from evolvent.errors import NothingSelectedError
 from evolvent.methods.selfparam.config import SelfParamConfig
@@ -28,6 +30,22 @@ def distilled(
     if len(predictions.gold) != len(answer):
         raise ValueError(f"{name}: the teacher predicts {len(predictions.gold)} tokens, the student {len(answer)}")
     return EncodedExample((*question, *answer), len(answer), weight, name, SoftTargets.of(predictions))
+
+
+def corrected(predictions: TokenDistributions, answer: Sequence[int]) -> TokenDistributions:
+    """The predictions with the given answer's tokens as the most probable ones.
+
+    Where the teacher finds another token likelier, the two exchange their probabilities ("probability shift", Wen et
+    al., arXiv 1911.07471). The mass outside the stored tokens stays: an answer's token from there changes places too.
+    """
+    given = torch.tensor(answer)[:, None]  # (tokens, 1)
+    if predictions.ids is None:
+        log_probs, first = predictions.log_probs.clone(), predictions.log_probs.argmax(-1, keepdim=True)
+        log_probs.scatter_(1, first, predictions.log_probs.gather(1, given))
+        return replace(predictions, log_probs=log_probs.scatter(1, given, predictions.log_probs.gather(1, first)))
+    ids = torch.where(predictions.ids == given, predictions.ids[:, :1], predictions.ids)
+    ids[:, :1] = given
+    return replace(predictions, ids=ids)
 
 
 def instructive(
@@ -93,7 +111,7 @@ def batches(new: int, replayed: int, text: int, steps: int, args: SelfParamConfi
         args: shares and seed.
     """
     random = np.random.default_rng(args.seed)
-    old = round(args.replay_share * args.batch_size) if replayed else 0
+    old = args.replayed if replayed else 0
     draw_new = _endless(random, range(new))
     draw_old = _endless(random, range(new, new + replayed))
     draw_text = _endless(random, range(new + replayed, new + replayed + text))
@@ -123,7 +141,7 @@ def gain_weights(explained: Sequence[float], alone: Sequence[float]) -> list[flo
 
 
 def _scaled(row: EncodedExample, factor: float) -> EncodedExample:
-    return EncodedExample(row.tokens, row.answer_tokens, float(row.weight * factor), row.name, row.targets)
+    return replace(row, weight=float(row.weight * factor))
 
 
 def _endless(random: np.random.Generator, pool: Sequence[int]) -> Iterator[int]:

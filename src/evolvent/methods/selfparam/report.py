@@ -24,6 +24,8 @@ NAMES = {
     "dense": "passage found by MiniLM",
     "ft_context": "fine-tuned on the passages",
     "sft": "SFT on the pairs",
+    "sft_bare": "SFT, no general text",
+    "sft_replay": "SFT with replay",
     "no_replay": "SELF-PARAM without replay",
     "selfparam": "SELF-PARAM",
 }
@@ -92,6 +94,12 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
         plots.accuracy_bars(bars, label="F1, %, with 95 % interval"),
         f"{len(method.asked)} questions.",
     )
+    moved = {NAMES[n]: (d.kl, metrics[f"f1/{split}/{n}"]) for n, d in method.drifts.items() if n in method.answers}
+    report.figure(
+        "What was learnt, and what it cost",
+        plots.frontier(moved, x="drift on general text, nats per token", y="F1, %"),
+        "Up is more of the passages known, left is less of everything else changed.",
+    )
     curves = {NAMES[n]: _losses(steps) for n, steps in method.arms.items()}
     if method.args.mode == "batch":
         report.figure(
@@ -120,7 +128,7 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
         "How the teacher reads",
         [
             "prompt",
-            "log-prob of answers, nats per token",
+            "answers, nats per token",
             "tokens it would choose, %",
             "first tokens, %",
             "entropy, nats",
@@ -156,7 +164,7 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
         "F1, %",
         "95 % interval",
         "exact, %",
-        "SELF-PARAM gains",
+        "gain over it",
         "95 % interval",
         "p",
         "drift, nats",
@@ -179,8 +187,8 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
         row += ["" if moved is None else f"{moved:.3f}", "" if change is None else f"{change:+.1%}"]
         rows.append(row)
     caption = (
-        "Gains are paired, on the same questions, over 10,000 bootstrap draws. Drift is KL(before || after) on general "
-        "text, perplexity its change there."
+        "Gains are those of SELF-PARAM, paired, on the same questions, over 10,000 bootstrap draws. Drift is "
+        "KL(before || after) on general text, perplexity its change there."
     )
     return columns, rows, caption
 

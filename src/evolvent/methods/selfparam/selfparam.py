@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,7 @@ from evolvent.errors import ConfigError, ModelError
 from evolvent.methods.selfparam.baselines import PROMPTED, certain, hard, passage_rows, prompted
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import generate_pairs
-from evolvent.methods.selfparam.injection import (
-    distilled,
-    gain_weights,
-    instructive,
-)
+from evolvent.methods.selfparam.injection import corrected, distilled, gain_weights, instructive
 from evolvent.methods.selfparam.measure import (
     Answers,
     Drift,
@@ -57,7 +53,7 @@ from evolvent.methods.selfparam.teacher import (
 )
 from evolvent.methods.selfparam.training import Trained, train_in_turn
 from evolvent.methods.selfparam.weights import publish, weight_bytes, write_ledger
-from evolvent.models.distributions import token_distributions
+from evolvent.models.distributions import TokenDistributions, token_distributions
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import ENDPOINT_PREFIX, load_local
 from evolvent.runs.stages import OnProgress, digest
@@ -284,18 +280,23 @@ class SelfParam(Storage):
         return self.final
 
     def train_baselines(self) -> dict[str, list[Trained]]:
-        """The same model fine-tuned on the same pairs (SFT), on the passages themselves, or without replay."""
-        self.trained: dict[str, list[Trained]] = {}
+        """The same model fine-tuned on the same pairs (SFT), without replay, or on the passages themselves."""
         rows, facts = self._distilled_rows(), self._facts()
-        if "sft" in self.args.baselines:
-            labelled = [[certain(row) if self.text else hard(row) for row in group] for group in rows]
-            self.trained["sft"] = train_in_turn(self, "sft", labelled, facts, text=self.text)
-        if "no_replay" in self.args.baselines and self.args.mode == "sequential":
-            self.trained["no_replay"] = train_in_turn(self, "no_replay", rows, facts, text=self.text)
+        labelled = [[certain(row) if self.text else hard(row) for row in group] for group in rows]
+        bare = [[hard(row) for row in group] for group in rows]
+        train = partial(train_in_turn, self)
+        made: dict[str, Callable[[], list[Trained]]] = {
+            "sft": partial(train, "sft", labelled, facts, text=self.text),
+            "sft_bare": partial(train, "sft_bare", bare, facts),
+        }
+        if self.args.mode == "sequential":
+            made["sft_replay"] = partial(train, "sft_replay", labelled, facts, replay=True, text=self.text)
+            made["no_replay"] = partial(train, "no_replay", rows, facts, text=self.text)
+        self.trained: dict[str, list[Trained]] = {n: made[n]() for n in self.args.baselines if n in made}
         if "ft_context" in self.args.baselines:
             windows = [passage_rows(self.base, group) for group in self.groups()]
             seen = [len(group) * PASSAGE_EXPOSURES for group in windows]
-            self.trained["ft_context"] = train_in_turn(self, "ft_context", windows, seen)
+            self.trained["ft_context"] = train("ft_context", windows, seen)
         return self.trained
 
     @property
@@ -376,9 +377,14 @@ class SelfParam(Storage):
             weights = gain_weights([explained[i] for i in kept], [alone[i] for i in kept])
         self.learnt = [self.pairs[i] for i in kept]
         self.rows = [
-            distilled(self.pairs[i].question or self.pairs[i].id, students[i], self.predictions[i], w)
+            distilled(self.pairs[i].question or self.pairs[i].id, students[i], self._lesson(i, students[i][1]), w)
             for i, w in zip(kept, weights, strict=True)
         ]
+
+    def _lesson(self, number: int, answer: Sequence[int]) -> TokenDistributions:
+        """What the student learns of a pair. Text that is split has no given answer for the teacher to miss."""
+        keep = self.args.teacher_errors == "keep" or self.pairs[number].kind == "split"
+        return self.predictions[number] if keep else corrected(self.predictions[number], answer)
 
     def groups(self) -> list[list[Passage]]:
         """The passages of each injection."""

@@ -32,7 +32,7 @@ from evolvent.models.protocol import Message, Prompt
 logger = logging.getLogger(__name__)
 
 Format = Literal["plain", "chat"]
-Hint = Literal["off", "all", "loo"]
+Hint = Literal["off", "all", "wordings", "loo"]
 
 READS_BELOW = -1.0  # nats per token of the given answer: a teacher under this cannot read the passage
 READS_FIRST = 0.5  # share of answers whose first token it would choose
@@ -47,7 +47,8 @@ class TeacherPrompt:
     Attributes:
         format: "plain" ("Question: ...", "Answer:") or "chat" (the model's template).
         shots: solved pairs of another passage before it.
-        hint: the passage's own pairs: none, one wording of each fact, or of each fact but the one that is asked.
+        hint: the passage's own pairs: none, one wording of each fact, all wordings, or one of each fact but the
+            one that is asked.
     """
 
     format: Format = "plain"
@@ -55,7 +56,12 @@ class TeacherPrompt:
     hint: Hint = "off"
 
     def __str__(self) -> str:
-        hint = {"off": "", "all": " + hint", "loo": " + hint of the other facts"}[self.hint]
+        hint = {
+            "off": "",
+            "all": " + hint",
+            "wordings": " + hint in all wordings",
+            "loo": " + hint of the other facts",
+        }[self.hint]
         return f"{self.format}{f' + {self.shots} shots' if self.shots else ''}{hint}"
 
 
@@ -97,6 +103,7 @@ class Teacher:
         self.model = model
         self.passages = {p.id: p for p in passages}
         self.wordings: dict[str, dict[str, QAPair]] = {p.id: {} for p in passages}  # passage -> fact -> first wording
+        self.pairs = pairs
         for pair in pairs:
             if pair.kind != "split":
                 self.wordings[pair.passage].setdefault(pair.fact, pair)
@@ -187,8 +194,10 @@ class Teacher:
     def _hint(self, pair: QAPair, hint: Hint) -> str:
         if hint == "off":
             return ""
-        known = self.wordings[pair.passage].values()
-        shown = [p for p in known if hint == "all" or p.fact != pair.fact]
+        known = list(self.wordings[pair.passage].values())
+        if hint == "wordings":
+            known = [p for p in self.pairs if p.passage == pair.passage and p.kind != "split"]
+        shown = [p for p in known if hint != "loo" or p.fact != pair.fact]
         return "".join(f"\n\n{_solved(p)}" for p in shown)
 
 
@@ -203,7 +212,7 @@ def drawn(shares: Mapping[Format, float], key: str) -> Format:
     return form
 
 
-def probe_prompts(form: Format, shots: int, hint: Literal["auto", "off", "all", "loo"]) -> list[TeacherPrompt]:
+def probe_prompts(form: Format, shots: int, hint: Literal["auto"] | Hint) -> list[TeacherPrompt]:
     """Prompts to try, the simplest first."""
     tried: tuple[Hint, ...] = ("off",) if hint == "off" else ("off", "all" if hint == "auto" else hint)
     return [TeacherPrompt(form, count, said) for said in tried for count in sorted({0, shots})]

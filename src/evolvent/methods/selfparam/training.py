@@ -72,7 +72,7 @@ def train_in_turn(
     for number, rows in enumerate(groups):
         old = replay_buffer(groups[:number], args) if replay and args.replay_share else []
         mixed = balanced([*rows, *old], text, args)
-        steps = args.steps(facts[number])
+        steps = args.steps(facts[number], replayed=bool(old))
         order = batches(len(rows), len(old), len(text), steps, args)
         settings = args.training(method.peft, steps, args.batch_size + (args.retention_rows if text else 0))
         source = done[-1] if done else None
@@ -84,7 +84,7 @@ def train_in_turn(
             "prompts": {f: str(p) for f, p in method.prompts.items()},
             "order": digest(order),
             "settings": settings.model_dump(mode="json"),
-            **method.settings("divergence", "cross_entropy_weight", "top_k"),
+            **method.settings("divergence", "cross_entropy_weight", "top_k", "teacher_errors"),
         }
 
         def compute(
