@@ -1,4 +1,4 @@
-"""Dialogue guides with the embedded model, which is too small for them: what it does is named, what it cannot is too."""
+"""Dialogue guides with the embedded model, which is too small for them: what it does and cannot do is named."""
 
 from __future__ import annotations
 
