@@ -210,12 +210,14 @@ def strategist_evolve(rows: dict[str, Row]) -> str:
 
 def strategist_control(rows: dict[str, Row]) -> str:
     """Paired differences between proposers."""
-    lines = [["points a game", "minus", "against the seed", "against one playout a leaf", "seeds ahead"]]
+    others = {"seed": "against the seed", "rollout": "against one playout a leaf", "each other": "at one table"}
+    lines = [["points a game", "minus", *others.values(), "seeds ahead, in this order"]]
     for claim in rows:
         if found := re.fullmatch(r"A1: (.+) minus (.+), against seed", claim):
-            pair = [rows[f"A1: {found[1]} minus {found[2]}, against {other}"] for other in ("seed", "rollout")]
+            pair = [rows[f"A1: {found[1]} minus {found[2]}, against {other}"] for other in others]
             ahead = " / ".join(f"{row['seeds_ahead']} of {len(row['seeds'])}" for row in pair)
-            shown = (f"{_with_interval(row)}, p {_p(row['p_value'])}" for row in pair)
+            tests = (f", p {_p(row['p_value'])}" if "p_value" in row else "" for row in pair)
+            shown = (_with_interval(row) + test for row, test in zip(pair, tests, strict=True))
             lines.append([found[1], found[2], *shown, ahead])
     return _table(lines)
 
@@ -231,11 +233,33 @@ def strategist_rl(rows: dict[str, Row]) -> str:
 
 
 def strategist_gates(rows: dict[str, Row]) -> str:
-    """Sandbox and the embedded model."""
+    """The sandbox."""
     lines = [["", "measured", "gate"]]
     for claim, row in rows.items():
-        if claim.startswith(("A6: ", "A7: ")) and row["comparator"] == "gate":
+        if claim.startswith("A6: ") and row["comparator"] == "gate":
             lines.append([claim[4:], f"{row['value']:.3g} {row['unit']}", f"{row['comparator_value']:g}"])
+    return _table(lines)
+
+
+def strategist_probe(rows: dict[str, Row]) -> str:
+    """What the embedded model can do, and what it would have to."""
+    lines = [["embedded SmolLM2-135M", "measured", "needed"]]
+    for claim, row in rows.items():
+        if claim.startswith(("A7: ", "guides: ")) and row["comparator"] == "gate":
+            needed = f"{row['comparator_value']:g}" if row["comparator_value"] else "0 (it may not write)"
+            what = claim.partition(": ")[2]
+            lines.append([what, f"{row['value']:.3g} {row['unit']}", needed])
+    return _table(lines)
+
+
+def strategist_guides(rows: dict[str, Row]) -> str:
+    """Guides of typed acts against silence and against what they grew from."""
+    measured = {"seed-vs-silence": "the seed", "best-vs-silence": "learnt", "best-vs-seed": "learnt minus the seed"}
+    lines = [["z, from −2 to 2; saying nothing is 0", *measured.values(), "of one seed"]]
+    for role in ("merlin", "good", "evil"):
+        found = [rows[f"guides: {role}, {key}"] for key in measured]
+        cells = (f"{r['value']:+.3f} [{r['ci95'][0]:+.3f}, {r['ci95'][1]:+.3f}]" for r in found)
+        lines.append([role, *cells, found[-1]["guides"][0].replace("\n", "<br>")])
     return _table(lines)
 
 
@@ -501,6 +525,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "strategist-control": ("strategist", strategist_control),
     "strategist-rl": ("strategist", strategist_rl),
     "strategist-gates": ("strategist", strategist_gates),
+    "strategist-probe": ("strategist", strategist_probe),
+    "strategist-guides": ("strategist", strategist_guides),
     "strategist-guidance": ("strategist", strategist_guidance),
     "strategist-exploitability": ("strategist", strategist_exploitability),
     "strategist-humans": ("strategist", strategist_humans),

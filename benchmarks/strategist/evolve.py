@@ -2,7 +2,8 @@
 
 python -m benchmarks.strategist.evolve            five seeds of residual, its half-and-half target, and the control
 python -m benchmarks.strategist.evolve rl         ridge and value nets on 320 episodes, two seeds, against the skills
-python -m benchmarks.strategist.evolve remedies   structure and recalibration instead of weights alone
+python -m benchmarks.strategist.evolve remedies   what might put residual ahead: the same change to both proposers
+python -m benchmarks.strategist.evolve duels      the skills that are known so far, each pair of a seed at one table
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "residual": {"proposer": "residual", "outcome_share": 1.0},
     "uniform": {"proposer": "uniform"},
 }
-REMEDIES: dict[str, dict[str, Any]] = {
-    "residual with structure and recalibration": {"proposer": "residual", "calibrate": True, "outcome_share": 0.5},
-    "uniform with structure and recalibration": {"proposer": "uniform", "calibrate": True},
+HALF, CONTROL = VARIANTS[DEFAULT], VARIANTS["uniform"]
+CHANGES: dict[str, dict[str, Any]] = {
+    "seed not among the opponents": {"anchors": ("rollout", "champion")},
+    "four times the self-play": {"feedback_games": 256},
+    "structure and ridge": {"calibrate": True},
+    "little exploration of ideas": {"ucb_c": 0.35},
 }
 
 
@@ -52,9 +56,9 @@ def margins(first: Any, second: Any) -> np.ndarray:
 
 
 def evolved(name: str, settings: dict[str, Any], seed: int) -> tuple[ProgramSkill, float]:
-    """Best skill of a run, and the games it took."""
+    """Best skill of a run, and the games it took; kept in SKILLS, which a change of the method makes stale."""
     known = json.loads(SKILLS.read_text()) if SKILLS.is_file() else {}
-    key = f"{name}/{seed}"
+    key = f"{name}/{seed}/{json.dumps(settings)}"
     if key not in known:
         with tempfile.TemporaryDirectory() as folder:
             result = Strategist(None, GAME, args=config(Path(folder), seed, **settings)).run()
@@ -65,28 +69,24 @@ def evolved(name: str, settings: dict[str, Any], seed: int) -> tuple[ProgramSkil
 
 
 def improve(variants: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
+    """Each variant against the seed and against playouts; then variants with each other, paired by seed."""
     seed_value = seed_program(GAME).evaluator(GAME)
     base = margins(seed_value, Rollouts(1))
     found: dict[str, dict[str, list[np.ndarray]]] = {}
-    games: dict[str, float] = {}
+    rows = []
     for name, settings in variants.items():
         runs = [evolved(name, settings, seed) for seed in range(seeds)]
-        games[name] = float(np.mean([g for _, g in runs]))
         values = [skill.evaluator(GAME) for skill, _ in runs]
         found[name] = {
             "seed": [margins(v, seed_value) for v in values],
             "rollout": [margins(v, Rollouts(1)) for v in values],
         }
-    rows = []
-    for name, results in found.items():
-        for opponent, per_seed in results.items():
-            interval = bootstrap_interval(np.array(per_seed))
+        for opponent, per_seed in found[name].items():
             rows.append({
-                "claim": f"A1: {name}, evolved against {opponent}", "value": interval.mean, "unit": "points a game",
+                "claim": f"A1: {name}, evolved against {opponent}", **_summary(per_seed),
                 "comparator": "the seed against the rollout" if opponent == "rollout" else "even play",
                 "comparator_value": float(base.mean()) if opponent == "rollout" else 0.0,
-                "ci95": [interval.low, interval.high], "n": PAIRS, "seeds": list(range(seeds)),
-                "per_seed": [float(m.mean()) for m in per_seed], "games": games[name],
+                "games": float(np.mean([games for _, games in runs])),
             })  # fmt: skip
     for first, second in itertools.combinations(found, 2):
         for opponent in ("seed", "rollout"):
@@ -98,7 +98,29 @@ def improve(variants: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, A
                 "ci95": [test.low, test.high], "p_value": test.p_value, "n": PAIRS, "seeds": list(range(seeds)),
                 "seeds_ahead": sum(bool(a.mean() >= b.mean()) for a, b in zip(ours, theirs, strict=True)),
             })  # fmt: skip
+    return rows + duels(variants, seeds)
+
+
+def duels(variants: dict[str, dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
+    """The skills of two variants from the same seed, at one table."""
+    rows = []
+    for first, second in itertools.combinations(variants, 2):
+        skills = [
+            [evolved(name, variants[name], seed)[0].evaluator(GAME) for seed in range(seeds)]
+            for name in (first, second)
+        ]
+        per_seed = [margins(a, b) for a, b in zip(*skills, strict=True)]
+        rows.append({
+            "claim": f"A1: {first} minus {second}, against each other", **_summary(per_seed), "comparator": "even play",
+            "comparator_value": 0.0, "seeds_ahead": sum(bool(m.mean() >= 0) for m in per_seed),
+        })  # fmt: skip
     return rows
+
+
+def _summary(per_seed: list[np.ndarray]) -> dict[str, Any]:
+    interval = bootstrap_interval(np.array(per_seed))
+    return {"value": interval.mean, "unit": "points a game", "ci95": [interval.low, interval.high], "n": PAIRS,
+            "seeds": list(range(len(per_seed))), "per_seed": [float(m.mean()) for m in per_seed]}  # fmt: skip
 
 
 def reinforcement(seeds: int) -> list[dict[str, Any]]:
@@ -119,25 +141,24 @@ def reinforcement(seeds: int) -> list[dict[str, Any]]:
             (f"A1: evolved skill against {name}", list(zip(skills, learnt, strict=True))),
         ):
             per_seed = [margins(a, b) for a, b in pairs]
-            interval = bootstrap_interval(np.array(per_seed))
-            rows.append({
-                "claim": claim, "value": interval.mean, "unit": "points a game", "comparator": "even play",
-                "comparator_value": 0.0, "ci95": [interval.low, interval.high], "n": PAIRS,
-                "seeds": list(range(seeds)), "per_seed": [float(m.mean()) for m in per_seed],
-            })  # fmt: skip
+            rows.append({"claim": claim, **_summary(per_seed), "comparator": "even play", "comparator_value": 0.0})
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="improve", choices=["improve", "rl", "remedies"])
+    parser.add_argument("what", nargs="?", default="improve", choices=["improve", "rl", "remedies", "duels"])
     parser.add_argument("--seeds", type=int, default=5)
     asked = parser.parse_args()
     command = f"python -m benchmarks.strategist.evolve {asked.what}"
     if asked.what == "rl":
         record("strategist", reinforcement(min(asked.seeds, 2)), command)
     elif asked.what == "remedies":
-        record("strategist", improve(REMEDIES, asked.seeds), command)
+        for change, settings in CHANGES.items():  # recorded one by one: each takes ten runs
+            pair = {f"residual, {change}": {**HALF, **settings}, f"uniform, {change}": {**CONTROL, **settings}}
+            record("strategist", improve(pair, asked.seeds), command)
+    elif asked.what == "duels":
+        record("strategist", duels(VARIANTS, asked.seeds), command)
     else:
         record("strategist", improve(VARIANTS, asked.seeds), command)
 

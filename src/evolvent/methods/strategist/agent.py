@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from evolvent.methods.strategist.matches import MOVE, SEARCH, Seat, draw_move
 from evolvent.methods.strategist.sandbox.workers import Limits
 from evolvent.methods.strategist.search.in_step import Request, searcher_of
 from evolvent.methods.strategist.search.settings import SearchResult, SearchSettings
-from evolvent.methods.strategist.skills import Skill, skill_from
+from evolvent.methods.strategist.skills import ActGuide, GuideSkill, Skill, skill_from
+from evolvent.methods.strategist.skills.guide import Guide
+from evolvent.methods.strategist.skills.program import seed_program
 from evolvent.methods.strategist.tournament import evaluator_of
 
 FILE = "strategist.json"
@@ -62,6 +65,7 @@ class StrategistAgent:
         settings: of the search.
         tables: of the belief about roles.
         limits: of code skills.
+        guides: by role, for the talk at a table.
 
     Example:
         >>> game = make_game("gops", num_cards=5)
@@ -80,8 +84,9 @@ class StrategistAgent:
         tables: BeliefTables | None = None,
         limits: Limits | None = None,
         file: AgentFile | None = None,
+        guides: Mapping[str, Guide] | None = None,
     ) -> None:
-        self.game, self.file = game, file
+        self.game, self.file, self.guides = game, file, dict(guides or {})
         self.seat = Seat(evaluator_of(game, skill, limits or Limits()), settings or SearchSettings(), tables)
         self.new_game()
 
@@ -99,9 +104,12 @@ class StrategistAgent:
         limits = Limits(level="language" if file.sandbox == "language" else "strict")
         skill: Skill = skill_from(file.skill)
         game = make_game(file.game, **{k: v for k, v in file.settings.items() if k != "spiel_name"})
+        guides: dict[str, Guide] = {}
+        if isinstance(skill, GuideSkill | ActGuide):  # it says how to talk; moves are those of the seed
+            guides, skill = {skill.role: skill}, seed_program(game)
         return cls(
             game, json.dumps(skill.to_json(), sort_keys=True), SearchSettings(**search), tables=tables, limits=limits,
-            file=file,
+            file=file, guides=guides,
         )  # fmt: skip
 
     def new_game(self) -> None:

@@ -18,8 +18,10 @@ class StrategistConfig(BaseModel):
 
     Attributes:
         output_dir: the run folder.
-        skill_kind: "program" (weighted features), "code" (a function written by the model), or "auto": code if the
+        skill_kind: "program" (weighted features), "code" (a function written by the model), "guide" (Avalon: questions
+            before a speech; without a model that can write and listen, answers of typed acts), or "auto": code if the
             model passes the probe for it, else program.
+        guide_role: whose guide is learnt.
         proposer: who has ideas: "llm" (the paper's prompts), "choice" (the model ranks typed edits), "residual"
             (regression, no model), "uniform" (random edits, the control), or "auto": the best that the probe allows.
         improvement: "strategist" (idea queue and strategy tree) or a published search it is compared with: "line"
@@ -53,6 +55,7 @@ class StrategistConfig(BaseModel):
         exploitability_weight: λ; skills are selected on rating - λ · exact exploitability (GOPS up to 5 cards).
         sandbox: "strict" or "language"; see :class:`Limits`.
         max_llm_calls: end the run in good order after so many prompts.
+        max_llm_tokens: the same after so many generated tokens.
         final_games: game pairs on fresh seeds with which the best skill is measured at the end.
         executor: "serial", "process" or "ray".
         workers: processes of the executor; None: one a core.
@@ -63,7 +66,8 @@ class StrategistConfig(BaseModel):
 
     output_dir: Path
     seed: int = Field(0, ge=0)
-    skill_kind: Literal["auto", "program", "code"] = "auto"
+    skill_kind: Literal["auto", "program", "code", "guide"] = "auto"
+    guide_role: Literal["good", "merlin", "evil"] = "merlin"
     proposer: Literal["auto", "llm", "choice", "residual", "uniform"] = "auto"
     improvement: Improvement = "strategist"
     feedback: Literal["discrepancy", "outcome", "random", "critic"] = "discrepancy"
@@ -103,6 +107,7 @@ class StrategistConfig(BaseModel):
     llm_temperature: float = Field(0.7, ge=0)
     max_new_tokens: int = Field(1500, ge=16)
     max_llm_calls: int | None = Field(None, ge=1)
+    max_llm_tokens: int | None = Field(None, ge=1)
     # sandbox
     sandbox: Literal["strict", "language"] = "strict"
     fuel: int = Field(20_000, ge=100)
@@ -119,6 +124,8 @@ class StrategistConfig(BaseModel):
             raise ValueError(f'proposer="{self.proposer}" edits programs; code is written by proposer="llm"')
         if self.skill_kind == "program" and self.proposer == "llm":
             raise ValueError('proposer="llm" writes code: leave skill_kind out, or set it to "code"')
+        if self.skill_kind == "guide" and self.proposer in ("choice", "residual"):
+            raise ValueError(f'proposer="{self.proposer}" edits programs; guides take "llm", "uniform" or "auto"')
         if not self.anchors:
             raise ValueError("anchors: at least one opponent that stays is needed")
         return self

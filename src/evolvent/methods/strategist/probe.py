@@ -49,7 +49,7 @@ class Probe:
 
     Attributes:
         model: its name.
-        code: valid samples of 8.
+        code: valid samples of 8; None where guides are learnt.
         code_errors: why the others failed.
         ideas: share of readable lists.
         choice: Spearman correlation with true gains; None where there is no feature library.
@@ -57,7 +57,7 @@ class Probe:
     """
 
     model: str
-    code: int
+    code: int | None
     code_errors: tuple[str, ...]
     ideas: float
     choice: float | None
@@ -67,7 +67,7 @@ class Probe:
     @property
     def writes(self) -> bool:
         """Whether it can be the paper's proposer."""
-        return self.code >= CODE_NEEDED and self.ideas >= IDEAS_NEEDED
+        return self.code is not None and self.code >= CODE_NEEDED and self.ideas >= IDEAS_NEEDED
 
     @property
     def chooses(self) -> bool:
@@ -80,13 +80,19 @@ class Probe:
         return (self.listener_json or 0) >= JSON_NEEDED and (self.listener_sign or 0) >= SIGN_NEEDED
 
     @property
+    def talks(self) -> bool:
+        """Whether it can coach and rehearse dialogue guides."""
+        return self.ideas >= IDEAS_NEEDED and self.listens
+
+    @property
     def unlocks(self) -> str:
         """The best proposer that it may be."""
         return "llm" if self.writes else "choice" if self.chooses else "residual"
 
     def summary(self) -> str:
         """One line."""
-        parts = [f"code {self.code} of {CODE_SAMPLES} valid (needs {CODE_NEEDED})", f"ideas {self.ideas:.0%} readable"]
+        parts = [f"code {self.code} of {CODE_SAMPLES} valid (needs {CODE_NEEDED})"] if self.code is not None else []
+        parts.append(f"ideas {self.ideas:.0%} readable")
         if self.choice is not None:
             parts.append(f"ranking of edits Spearman {self.choice:+.2f} (needs {CHOICE_NEEDED})")
         if self.listener_json is not None:
@@ -105,7 +111,9 @@ class Probe:
 
 def run_probe(model: LanguageModel, game: Game, args: StrategistConfig) -> Probe:
     """Ask the model everything; minutes on a processor."""
-    writer = Writer(model, args, Budget(None))
+    writer = Writer(model, args, Budget())
+    if args.skill_kind == "guide":
+        return Probe(model.name, None, (), _ideas(writer, game), None, *_listener(writer))
     valid, errors = _code(writer, game, args)
     ideas = _ideas(writer, game)
     choice = _choice(model, game, args) if len(game.feature_names) else None
@@ -176,8 +184,9 @@ def _listener(writer: Writer) -> tuple[float, float]:
         )  # fmt: skip
         signs.append((about, 1 if bad else -1))
     readable, right = 0, 0
-    for i, (prompt, (about, sign)) in enumerate(zip(prompts, signs, strict=True)):
-        found = parse_json(writer.ask([prompt], key_of(103, i), max_tokens=120)[0])
+    answers = writer.ask(prompts, key_of(103), max_tokens=120)
+    for answer, (about, sign) in zip(answers, signs, strict=True):
+        found = parse_json(answer)
         value = (found or {}).get(str(about), (found or {}).get(about))
         readable += found is not None
         right += isinstance(value, int | float) and value * sign > 0

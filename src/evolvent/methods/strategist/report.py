@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 Verdict = Literal["good", "bad", "neutral"]
 LEAST_GAMES = 50  # below, calibration is noise
-OPPONENTS = {"seed": "the seed", "rollout": "one playout a leaf, equal simulations", "random": "random play"}
+OPPONENTS = {
+    "seed": "the seed",
+    "rollout": "one playout a leaf, equal simulations",
+    "random": "random play",
+    "silence": "saying nothing",
+}
 
 
 def build_metrics(method: Strategist) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def build_report(method: Strategist, metrics: Mapping[str, Any]) -> Report:
     report.text(f"The skill {best.id}", str(best.skill).splitlines())
     report.table("How it came about", *_path_table(method))
     report.table("Ideas by credit", *_idea_table(method))
-    if method.game.name == "avalon":
+    if method.game.name == "avalon" and not method.rehearsal:
         report.table("Effects by side, log-odds", *_side_table(method))
     failures = [[n.id, n.parent or "", n.failed] for n in tree.nodes.values() if n.failed is not None]
     if failures:
@@ -78,7 +83,7 @@ def _headline(method: Strategist, metrics: Mapping[str, Any]) -> tuple[str, Verd
         return "No skill is better than the seed.", "bad"
     low, high = metrics[f"{key}/ci95"]
     verdict: Verdict = "good" if low > 0 else "bad" if high < 0 else "neutral"
-    unit = "points" if method.game.name == "gops" else "of a win"
+    unit = "of trust" if method.rehearsal else "points" if method.game.name == "gops" else "of a win"
     said = f"{metrics[key]:+.2f} {unit} a game over the seed [{low:+.2f}, {high:+.2f}] on deals that chose nothing."
     return f"{said} Ideas: {method.proposer.name}.", verdict
 

@@ -15,7 +15,7 @@ from evolvent.methods.strategist.ideas import Idea, IdeaQueue
 from evolvent.methods.strategist.proposers import Replay
 from evolvent.methods.strategist.proposers.llm import Budget
 from evolvent.methods.strategist.ratings import Match
-from evolvent.methods.strategist.skills import CodeSkill, GuideSkill
+from evolvent.methods.strategist.skills import ActGuide, CodeSkill, GuideSkill
 from evolvent.methods.strategist.tree import Node, StrategyTree
 
 _COLUMNS = tuple(f.name for f in fields(Replay))
@@ -45,7 +45,9 @@ class Memory:
 
     def replay_for(self, node: Node) -> Replay:
         """For reflection on one skill: its own games if it is code that explains itself, else everybody's."""
-        return self.replays[node.id] if isinstance(node.skill, CodeSkill | GuideSkill) else self.replay
+        if isinstance(node.skill, GuideSkill | ActGuide):
+            return Replay.none()  # guides are judged by talk, which their proposers rehearse
+        return self.replays[node.id] if isinstance(node.skill, CodeSkill) else self.replay
 
     def save(self, folder: Path, budget: Budget) -> None:
         """Tree and queue as they are, and the matches and games that are new, into the folder of a stage."""
@@ -83,7 +85,7 @@ class Memory:
             write_json(skills / f"{node.id}.json", node.to_json(), indent=1)
             if isinstance(node.skill, CodeSkill):
                 write_text(skills / f"{node.id}.py", f"{node.skill}\n")
-            elif isinstance(node.skill, GuideSkill):
+            elif isinstance(node.skill, GuideSkill | ActGuide):
                 write_text(skills / f"{node.id}.md", f"{node.skill}\n")
         write_jsonl(folder / "ideas.jsonl", [d.to_json() for d in self.queue.ideas.values()])
         rated = {n.id: {"rating": n.score, "error": n.error, "failed": n.failed} for n in self.tree.nodes.values()}

@@ -23,7 +23,8 @@ from evolvent.evaluation.significance import bootstrap_interval
 from evolvent.methods.strategist.agent import AgentFile, StrategistAgent, write_agent
 from evolvent.methods.strategist.belief_tables import GameRecord, log_line, read_logs, record_of
 from evolvent.methods.strategist.config import StrategistConfig
-from evolvent.methods.strategist.executors import make_executor
+from evolvent.methods.strategist.dialogue.rehearsal import SILENCE, Rehearsal
+from evolvent.methods.strategist.executors import Serial, make_executor
 from evolvent.methods.strategist.exploitability import exploitability
 from evolvent.methods.strategist.games.avalon import Avalon
 from evolvent.methods.strategist.games.gops import Gops
@@ -118,8 +119,10 @@ class Strategist:
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
         if args.exploitability_weight and not isinstance(self.game, Gops):
             raise ConfigError("exploitability_weight: exact exploitability is there for gops of up to 5 cards only")
+        if args.skill_kind == "guide" and not isinstance(self.game, Avalon):
+            raise ConfigError(f'skill_kind="guide": nobody talks in {self.game.name}; guides are learnt in avalon')
         self.memory = Memory()
-        self.budget = Budget(args.max_llm_calls)
+        self.budget = Budget(args.max_llm_calls, args.max_llm_tokens)
         self.probe: Probe | None = None
         self.games: list[GameRecord] = []  # of Avalon, the best skill at every seat, on deals that chose nothing
 
@@ -140,7 +143,10 @@ class Strategist:
             self.seeds()
             for number in range(1, args.evolutions + 1):
                 if self.budget.spent:
-                    logger.warning("the budget of %d prompts is spent after %d rounds", self.budget.calls, number - 1)
+                    logger.warning(
+                        "the budget is spent after %d rounds: %d prompts, %d tokens", number - 1, self.budget.calls,
+                        self.budget.tokens,
+                    )  # fmt: skip
                     break
                 self.evolve(number)
                 self._still_worth_it(number)
@@ -152,6 +158,7 @@ class Strategist:
     def choose(self) -> Proposer:
         """Who has ideas: with "auto", the model if the probe says that it can, else regression, by its name."""
         self.proposer, self.probe = choose_proposer(self.folder, self.model, self.game, self.args, self.budget)
+        self.rehearsal: Rehearsal | None = getattr(self.proposer, "rehearsal", None)
         self.folder.event("proposer", name=self.proposer.name, probe=self.probe.summary() if self.probe else None)
         logger.info("proposer: %s", self.proposer.name)
         return self.proposer
@@ -164,7 +171,7 @@ class Strategist:
             with self._journal(folder):
                 for skill in self.proposer.seeds(self.game, self.args.num_seeds, random):
                     self.memory.tree.add(skill)
-            self._tournament(folder, 0, list(self.memory.tree.nodes.values()), [])
+                self._tournament(folder, 0, list(self.memory.tree.nodes.values()), [])
             self.memory.save(folder, self.budget)
 
         self._stage("seeds", compute)
@@ -182,8 +189,8 @@ class Strategist:
             with self._journal(folder):
                 self.file_ideas(number)
                 made = self.implement(number)
-            parents = {n.parent: self.memory.tree[n.parent] for n in made if n.parent is not None}
-            rated = self._tournament(folder, number, [n for n in made if n.failed is None], list(parents.values()))
+                parents = {n.parent: self.memory.tree[n.parent] for n in made if n.parent is not None}
+                rated = self._tournament(folder, number, [n for n in made if n.failed is None], list(parents.values()))
             self.give_credit(made, rated)
             self.memory.save(folder, self.budget)
 
@@ -252,18 +259,17 @@ class Strategist:
             args = self.args
             found = {}
             ours = Player.of(best.id, _skill(best))
-            others = {"seed": Player.of("seed", _skill(tree["s0"])), "rollout": Player("rollout", "rollout"),
-                      "random": Player("random", "random")}  # fmt: skip
+            anchors = (SILENCE,) if self.rehearsal else ("rollout", "random")
+            others = {"seed": Player.of("seed", _skill(tree["s0"])), **{name: Player(name, name) for name in anchors}}
             for name, player in others.items():
                 for who, measured in (("best", ours), ("seed", others["seed"])):
                     if measured.skill == player.skill:
                         continue
-                    first, second = (seat_of(self.game, p, args.search, args.limits) for p in (measured, player))
-                    margins = play_pairs(self.game, first, second, args.final_games, key_of(args.seed, FINAL) >> 1)
-                    found[f"{who}-vs-{name}"] = margins.tolist()
+                    with self._journal(folder):
+                        found[f"{who}-vs-{name}"] = self._margins(measured, player)
                 self.on_progress("final games", len(found), 5, "")
             (folder / "margins.json").write_text(json.dumps(found))
-            if isinstance(self.game, Avalon):
+            if isinstance(self.game, Avalon) and not self.rehearsal:
                 seat, games = seat_of(self.game, ours, args.search, args.limits), args.final_games
                 seating = np.zeros((games, self.game.num_players), np.int64)
                 played = play(self.game, [seat], seating, pair_seeds(key_of(args.seed, FINAL, 1) >> 1, games))
@@ -292,6 +298,18 @@ class Strategist:
 
     # --------------------------------------------------------------------------------------------- parts
 
+    def _margins(self, first: Player, second: Player) -> list[list[float]]:
+        """Margins on fresh deals, (final_games, 2)."""
+        args, seed = self.args, key_of(self.args.seed, FINAL) >> 1
+        if self.rehearsal:
+            ours, theirs = (self.rehearsal.scores(p.skill, args.final_games, seed) for p in (first, second))
+            margins = ours - theirs
+        else:
+            one, other = (seat_of(self.game, p, args.search, args.limits) for p in (first, second))
+            margins = play_pairs(self.game, one, other, args.final_games, seed)
+        found: list[list[float]] = margins.tolist()
+        return found
+
     def _load_final(self, folder: Path) -> dict[str, Any]:
         if (folder / "games.jsonl").is_file():
             self.games = list(read_logs(folder / "games.jsonl"))
@@ -315,7 +333,7 @@ class Strategist:
         if isinstance(skill, CodeSkill) and isinstance(parent.skill, CodeSkill):
             share = edit_share(parent.skill.source, skill.source)
             notes += [f"rewrite: {share:.0%} of the syntax changed"] if share > REWRITE else []
-        if not self.args.calibrate:
+        if not self.args.calibrate or self.rehearsal:
             return skill, notes
         replay, args = self.memory.replay, self.args
         target = replay.target(args.outcome_share)
@@ -352,18 +370,22 @@ class Strategist:
             champion = next(n for n in tree.alive if n.evolution < number)
             others.setdefault(champion.id, Player.of(champion.id, _skill(champion)))
         if "rollout" in args.anchors or not others:
-            others.setdefault("rollout", Player("rollout", "rollout"))
+            anchor = SILENCE if self.rehearsal else "rollout"
+            others.setdefault(anchor, Player(anchor, anchor))
         name = f"round {number}" if number else "seeds"
+        where: dict[str, Any] = {"log": ShardedJsonl(folder / "matches.jsonl"), "executor": self.executor}
+        if self.rehearsal:
+            where = {"log": None, "executor": Serial(), "play_job": self.rehearsal.play}
         tournament = Tournament(
             self.game, args.search, args.limits, args.race, args.rating_l2, key_of(args.seed, DEALS, number),
-            ShardedJsonl(folder / "matches.jsonl"), self.executor, lambda d, t: self.on_progress(name, d, t, ""),
+            on_progress=lambda d, t: self.on_progress(name, d, t, ""), **where,
         )  # fmt: skip
         players = [Player.of(n.id, _skill(n)) for n in new]
         matches, ratings = tournament.play(players, list(others.values()), self.memory.matches)
         self.memory.matches += matches
         self._rate(ratings, tournament.failures)
         for node in new:
-            if node.failed is None:
+            if node.failed is None and not self.rehearsal:
                 played = self_play(
                     self.game, Player.of(node.id, _skill(node)), args.search, args.limits, args.feedback_games,
                     key_of(args.seed, SELF_PLAY, int(node.id[1:])) >> 1,

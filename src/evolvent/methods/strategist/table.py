@@ -15,7 +15,7 @@ from evolvent.methods.strategist.agent import StrategistAgent
 from evolvent.methods.strategist.belief import Belief
 from evolvent.methods.strategist.belief_tables import BeliefTables
 from evolvent.methods.strategist.dialogue.acts import Act, ActPolicy, heard, parse_act
-from evolvent.methods.strategist.dialogue.spoken import guide_for, listen, mean_evidence, speak
+from evolvent.methods.strategist.dialogue.spoken import guide_for, kind_of, listen, mean_evidence, speak
 from evolvent.methods.strategist.games.avalon import Avalon
 from evolvent.methods.strategist.games.avalon_rules import seats_of
 from evolvent.methods.strategist.games.gops import Gops
@@ -23,7 +23,7 @@ from evolvent.methods.strategist.games.protocol import CHANCE, Action, Game, Sta
 from evolvent.methods.strategist.games.rng import Stream, key_of
 from evolvent.methods.strategist.proposers.llm import Writer
 from evolvent.methods.strategist.search.in_step import AvalonSearcher
-from evolvent.methods.strategist.skills.guide import GuideSkill
+from evolvent.methods.strategist.skills.guide import ActGuide, Guide
 
 TALK = 77  # purpose of the random stream of talk
 
@@ -39,7 +39,7 @@ class Table:
         save: file that is written after every move.
         tables: of the belief that agents have after talk.
         writer: a model that speaks and listens for the agents, by worksheets; None: typed acts.
-        guides: worksheets by role: "good", "merlin", "evil".
+        guides: by role, "good", "merlin", "evil"; None: the agent's own.
 
     A move of people is remembered until all who act have chosen; then all moves are made at once.
     """
@@ -54,13 +54,13 @@ class Table:
         save: Path | None = None,
         tables: BeliefTables | None = None,
         writer: Writer | None = None,
-        guides: Mapping[str, GuideSkill] | None = None,
+        guides: Mapping[str, Guide] | None = None,
     ) -> None:
         for seat in people:
             if not 0 <= seat < game.num_players:
                 raise ConfigError(f"seat {seat}: {game.name} has seats 0 to {game.num_players - 1}")
         self.game, self.agent, self.people, self.seed, self.save = game, agent, people, seed, save
-        self.policy, self.writer, self.guides = ActPolicy(), writer, dict(guides or {})
+        self.writer, self.guides = writer, dict(agent.guides if guides is None else guides)
         self.unheard: list[tuple[int, str]] = []  # speeches of this round that listeners have not answered yet
         self.state: State = game.initial(key_of(seed, 0) >> 1)
         self.moves: list[Any] = []  # what people and agents did, in order: enough to come back here
@@ -184,7 +184,9 @@ class Table:
         assert self.public is not None
         private = self.public.evil_probability(self.game.info(self.state, player))
         uniform = Stream(key_of(self.seed, len(self.moves), player, TALK)).uniform()
-        return self.policy.choose(self.game, self.state, player, private, self.public.evil_probability(), uniform)
+        guide = self.guides.get(kind_of(self.state.roles[player]))
+        policy = guide.policy if isinstance(guide, ActGuide) else ActPolicy()
+        return policy.choose(self.game, self.state, player, private, self.public.evil_probability(), uniform)
 
     def _speak(self, player: int, text: str, known: Mapping[int, float] | None = None) -> None:
         assert isinstance(self.game, Avalon)

@@ -21,7 +21,7 @@ from evolvent.methods.strategist.sandbox.language import SkillError
 from evolvent.methods.strategist.sandbox.workers import Limits
 from evolvent.methods.strategist.search.evaluators import Evaluator, Rollouts
 from evolvent.methods.strategist.search.settings import SearchSettings
-from evolvent.methods.strategist.skills import CodeSkill, GuideSkill, Skill, skill_from
+from evolvent.methods.strategist.skills import ActGuide, CodeSkill, GuideSkill, Skill, skill_from
 from evolvent.runs.folder import ShardedJsonl
 
 KEPT_EVALUATORS = 32
@@ -62,6 +62,9 @@ class Job:
     def key(self) -> str:
         """What identifies it in a run."""
         return f"{self.first.id}:{self.second.id}:{self.pairs}:{self.seed}"
+
+
+Played = tuple[list[list[float]] | None, str]  # what `play_job` gives
 
 
 def game_json(game: Game) -> tuple[str, str]:
@@ -115,7 +118,7 @@ def evaluator_of(game: Game, skill: str, limits: Limits) -> Evaluator | None:
     loaded = skill_from(json.loads(skill))
     if isinstance(loaded, CodeSkill):
         return loaded.evaluator(game, limits)
-    if isinstance(loaded, GuideSkill):
+    if isinstance(loaded, GuideSkill | ActGuide):
         raise SkillError("a dialogue guide does not evaluate states")
     return loaded.evaluator(game)
 
@@ -125,7 +128,7 @@ def seat_of(game: Game, player: Player, search: SearchSettings, limits: Limits) 
     return Seat(EVALUATORS.get(game, player.skill, limits), search)
 
 
-def play_job(job: Job) -> tuple[list[list[float]] | None, str]:
+def play_job(job: Job) -> Played:
     """Margins of the first player (pairs, 2), or None and which skill failed how: "ID: reason"."""
     game = game_of(job.game, job.settings)
     seats = []
@@ -155,10 +158,11 @@ class Tournament:
         heats: game pairs of a match after each heat.
         l2: λ of the ratings.
         seed: of this round's deals.
-        log: matches that were played before a kill.
+        log: matches that were played before a kill; None where answers of a model are kept instead.
         executor: where they are played.
         on_progress: called with (done, total).
         failures: id -> why a skill had to leave.
+        play_job: plays one match.
     """
 
     game: Game
@@ -167,10 +171,11 @@ class Tournament:
     heats: Sequence[int]
     l2: float
     seed: int
-    log: ShardedJsonl
+    log: ShardedJsonl | None
     executor: Executor
     on_progress: Callable[[int, int], None] = lambda *_: None
     failures: dict[str, str] = field(default_factory=dict)
+    play_job: Callable[[Job], Played] = play_job
 
     def play(
         self, new: Sequence[Player], others: Sequence[Player], past: Sequence[Match]
@@ -210,13 +215,14 @@ class Tournament:
         ]
 
     def _played(self, jobs: Sequence[Job]) -> list[Match]:
-        known = {row["key"]: row for row in self.log.rows()}
+        known = {row["key"]: row for row in self.log.rows()} if self.log else {}
         fresh = [job for job in jobs if job.key not in known]
         for done, (job, (margins, failure)) in enumerate(
-            zip(fresh, self.executor.map(play_job, fresh), strict=True), start=1
+            zip(fresh, self.executor.map(self.play_job, fresh), strict=True), start=1
         ):
             row = {"key": job.key, "margins": margins, "failure": failure}
-            self.log.append([row])
+            if self.log:
+                self.log.append([row])
             known[job.key] = row
             self.on_progress(len(jobs) - len(fresh) + done, len(jobs))
         matches = []

@@ -6,7 +6,7 @@ A report that used them says "templates, no LLM".
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -94,6 +94,24 @@ class ActPolicy:
         if private[suspect] >= self.accuse_from:
             return Act("accuse", 1 << suspect)
         return Act("vouch", 1 << trusted) if private[trusted] <= self.vouch_below else Act("claim")
+
+
+def act_score(
+    act: Act, speaker: int, roles: Sequence[int], before: NDArray[np.float64], after: NDArray[np.float64]
+) -> float:
+    """z ∈ [−2, 2] of an act, by what it did to an onlooker's P(evil), (players,) before and after.
+
+    Good: twice the mean rise of the evil players' P(evil); evil: twice its fall. Merlin, where he gives himself
+    away: no more than minus twice the distance by which a right accusation is ahead of what a servant accuses from.
+    """
+    evil = np.array(roles) >= FIRST_EVIL
+    gain = 2.0 * float((after - before)[evil].mean())
+    if evil[speaker]:
+        return -gain
+    ahead = [ActPolicy.accuse_from - float(before[seat]) for seat in seats_of(act.seats) if evil[seat]]
+    if ROLES[roles[speaker]] == "merlin" and act.kind == "accuse" and max(ahead, default=0.0) > 0:
+        return min(gain, -2.0 * max(ahead))
+    return gain
 
 
 def heard(act: Act, speaker: int, public: NDArray[np.float64]) -> Mapping[int, float]:

@@ -19,7 +19,7 @@ from evolvent.methods.strategist.games.avalon_rules import FIRST_EVIL, ROLES
 from evolvent.methods.strategist.games.rng import key_of
 from evolvent.methods.strategist.proposers.llm import Writer
 from evolvent.methods.strategist.proposers.prompting import parse_json, render
-from evolvent.methods.strategist.skills.guide import SEED_GUIDES, GuideSkill
+from evolvent.methods.strategist.skills.guide import SEED_GUIDES, Guide, GuideSkill
 
 LARGEST = 2.0
 
@@ -51,10 +51,16 @@ class SpeechRecord:
     listeners: dict[int, Heard] = field(default_factory=dict)
 
 
-def guide_for(role: int, guides: Mapping[str, GuideSkill]) -> GuideSkill:
-    """The guide of a role: "merlin", "evil" or "good", else a plain one."""
-    kind = "evil" if role >= FIRST_EVIL else "merlin" if ROLES[role] == "merlin" else "good"
-    return guides.get(kind, GuideSkill(kind, SEED_GUIDES[kind]))
+def kind_of(role: int) -> str:
+    """Which guide a role speaks by: "merlin", "evil" or "good"."""
+    return "evil" if role >= FIRST_EVIL else "merlin" if ROLES[role] == "merlin" else "good"
+
+
+def guide_for(role: int, guides: Mapping[str, Guide]) -> GuideSkill:
+    """The worksheet of a role, a plain one if there is none for it."""
+    kind = kind_of(role)
+    guide = guides.get(kind)
+    return guide if isinstance(guide, GuideSkill) else GuideSkill(kind, SEED_GUIDES[kind])
 
 
 def speak(

@@ -58,6 +58,12 @@ class Replay:
         return cls(played["game"], played["states"], search, value, played["actions"], outcome)
 
     @classmethod
+    def none(cls) -> Replay:
+        """No games."""
+        counts, numbers = np.zeros(0, np.int64), np.zeros(0)
+        return cls(counts, np.zeros((0, 0), np.int16), numbers, numbers, np.zeros((0, 0), np.int64), numbers)
+
+    @classmethod
     def joined(cls, parts: Sequence[Replay]) -> Replay:
         """Several, with games numbered on."""
         columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in vars(parts[0])}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from evolvent.errors import PromptErrors
+from evolvent.errors import EvolventError, ModelError, PromptErrors
 from evolvent.methods.strategist.config import StrategistConfig
 from evolvent.methods.strategist.games.protocol import Game
 from evolvent.methods.strategist.games.rng import key_of
@@ -47,13 +47,16 @@ SIGNATURES = {
 class Budget:
     """Prompts and tokens that were spent, and whether any are left."""
 
-    def __init__(self, most_calls: int | None) -> None:
-        self.most_calls, self.calls, self.tokens = most_calls, 0, 0
+    def __init__(self, most_calls: int | None = None, most_tokens: int | None = None) -> None:
+        self.most_calls, self.most_tokens = most_calls, most_tokens
+        self.calls, self.tokens = 0, 0
 
     @property
     def spent(self) -> bool:
-        """Whether no prompt is left."""
-        return self.most_calls is not None and self.calls >= self.most_calls
+        """Whether no prompt or no token is left."""
+        return (self.most_calls is not None and self.calls >= self.most_calls) or (
+            self.most_tokens is not None and self.tokens >= self.most_tokens
+        )
 
 
 class Writer:
@@ -64,20 +67,42 @@ class Writer:
 
     def ask(self, prompts: Sequence[Prompt], key: int, *, max_tokens: int | None = None) -> list[str]:
         """One answer a prompt; a prompt that cannot be answered gives an empty one."""
+        answers, failures = self._asked(prompts, key, max_tokens)
+        for error in failures.values():
+            logger.warning("%s", error)
+        return answers
+
+    def ask_fitting(self, versions: Iterable[str], key: int, *, max_tokens: int) -> str:
+        """The answer to the first version of a prompt, each shorter than the one before, that the model has room for.
+
+        Raises:
+            ModelError: not even the last one fits.
+        """
+        for version in versions:
+            answers, failures = self._asked([version], key, max_tokens)
+            if not failures:
+                return answers[0]
+            if "context" not in str(failures[0]):
+                logger.warning("%s", failures[0])
+                return ""
+        raise ModelError(f"{self.model.name}: the shortest version of a prompt does not fit: {failures[0]}")
+
+    def _asked(
+        self, prompts: Sequence[Prompt], key: int, max_tokens: int | None
+    ) -> tuple[list[str], Mapping[int, EvolventError]]:
         sampling = Sampling(
-            max_tokens=max_tokens or self.args.max_new_tokens,
+            max_tokens=min(max_tokens or self.args.max_new_tokens, self.args.max_new_tokens),
             temperature=self.args.llm_temperature,
             seed=key_of(self.args.seed, key) >> 33,
         )
         chats: list[Prompt] = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
         self.budget.calls += len(chats)
         try:
-            answers = self.model.generate(chats, sampling)
+            answers, failures = self.model.generate(chats, sampling), {}
         except PromptErrors as error:
-            logger.warning("%s", error)
-            answers = [result or [] for result in error.results]
+            answers, failures = [result or [] for result in error.results], error.failures
         self.budget.tokens += sum(len(c.token_log_probs) for answer in answers for c in answer)
-        return [answer[0].text if answer else "" for answer in answers]
+        return [answer[0].text if answer else "" for answer in answers], failures
 
 
 class LLMProposer:
@@ -122,15 +147,19 @@ class LLMProposer:
         """Prompt A: conclusions from key states; prompt B: ideas. None found is asked again once."""
         head, skill = heading(game), str(node.skill)
         if self.args.feedback == "critic":
-            prompt = render("critic", head=head, skill=skill)
+            versions = [render("critic", head=head, skill=skill)]
         else:
             rows = key_states(replay, self.args.feedback_states, self.args.feedback, random)
             assert isinstance(node.skill, CodeSkill)
             with node.skill.evaluator(game, self.args.limits) as evaluate:
                 _, notes = evaluate.with_notes(replay.states[rows])
-            prompt = render("reflect", head=head, skill=skill, states=describe_states(game, replay, rows, notes))
+            told = [  # what does not fit is left out: states first, then notes; never the skill
+                describe_states(game, replay, rows[:most], notes if told_notes else ())
+                for most, told_notes in [*((n, True) for n in range(len(rows), 0, -1)), (1, False)]
+            ]
+            versions = [render("reflect", head=head, skill=skill, states=states) for states in told]
         key = int(random.integers(1 << 31))
-        conclusions = self.writer.ask([prompt], key_of(1, key), max_tokens=800)[0]
+        conclusions = self.writer.ask_fitting(versions, key_of(1, key), max_tokens=800)
         asked = render("ideas", head=head, skill=skill, conclusions=conclusions, count=count)
         for attempt in range(2):
             found = parse_ideas(self.writer.ask([asked], key_of(2, key, attempt), max_tokens=800)[0], count)

@@ -6,14 +6,14 @@ from typing import Any
 
 from evolvent.errors import DataError
 from evolvent.methods.strategist.skills.code import CodeSkill
-from evolvent.methods.strategist.skills.guide import GuideSkill
+from evolvent.methods.strategist.skills.guide import ActGuide, GuideSkill
 from evolvent.methods.strategist.skills.program import ProgramSkill
 
-Skill = ProgramSkill | CodeSkill | GuideSkill
+Skill = ProgramSkill | CodeSkill | GuideSkill | ActGuide
 ValueSkill = ProgramSkill | CodeSkill
-__all__ = ["CodeSkill", "GuideSkill", "ProgramSkill", "Skill", "ValueSkill", "skill_from"]
+__all__ = ["ActGuide", "CodeSkill", "GuideSkill", "ProgramSkill", "Skill", "ValueSkill", "skill_from"]
 
-_KINDS: dict[str, Any] = {"program": ProgramSkill, "code": CodeSkill, "guide": GuideSkill}
+_KINDS: dict[str, Any] = {"program": ProgramSkill, "code": CodeSkill, "guide": GuideSkill, "acts": ActGuide}
 
 
 def skill_from(row: dict[str, Any]) -> Skill:
