@@ -490,7 +490,8 @@ def selfparam_named(part: str) -> Callable[[dict[str, Row]], str]:
             if claim.startswith(f"{part}: "):
                 unit = f" {row['unit']}" if "unit" in row else ""
                 ratio = f"{row['ratio']:.3g}×" if "ratio" in row else ""
-                value, other = f"{row['value']:.3g}{unit}", f"{row['comparator_value']:.3g}"
+                that = row["comparator_value"]
+                value, other = f"{row['value']:.3g}{unit}", f"{that:,}" if isinstance(that, int) else f"{that:.3g}"
                 lines.append([claim.removeprefix(f"{part}: "), value, row["comparator"], other, ratio])
         return _table(lines)
 

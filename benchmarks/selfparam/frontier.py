@@ -36,7 +36,9 @@ def scaled(model: LocalModel, before: dict[str, torch.Tensor], trained: str, sca
 def along(recipe: str | None, seed: int, runs: Path, scales: list[float]) -> list[tuple[Answers, float]]:
     """Answers and drift at each scale of SELF-PARAM under a recipe, or of SFT (None)."""
     of = method(recipe or MAIN, seed, runs)
-    of.run()
+    with of:
+        for stage in (of.prepare, of.probe, of.teach, of.inject, of.train_baselines):
+            stage()
     trained = (of.injections if recipe else of.trained["sft"])[-1].checkpoint
     model = load_local(of.reference, dtype=of.args.dtype)
     before = {k: v.clone() for k, v in load_local(of.reference, dtype="float32").module.state_dict().items()}
