@@ -40,7 +40,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "seed not among the opponents": {"anchors": ("rollout", "champion")},
     "four times the self-play": {"feedback_games": 256},
     "structure and ridge": {"calibrate": True},
-    "little exploration of ideas": {"ucb_c": 0.35},
 }
 
 
