@@ -18,12 +18,3 @@ def test_the_embedded_model_fails_the_probe_and_falls_back_by_name(embedded_mode
     assert result.proposer == "uniform (no LLM; typed acts)"
     assert result.metrics["skills/by-llm"] == 0
     assert method.probe.summary() in result.report_path.read_text()
-
-
-def test_forced_to_coach_it_speaks_and_listens_and_is_named(embedded_model, tmp_path):
-    args = StrategistConfig(output_dir=tmp_path / "run", proposer="llm", **SMALL)
-    method = Strategist(embedded_model, GAME, args=args)
-    result = method.run()
-    assert result.proposer.startswith("llm (")
-    assert all(n.proposer == result.proposer for n in method.memory.tree.nodes.values() if n.id != "s0")
-    assert method.budget.tokens > 0
