@@ -1,4 +1,7 @@
-"""Dialogue guides with the embedded model, which is too small for them: what it does and cannot do is named."""
+"""Dialogue guides with the embedded model: a probe that fails leads to typed acts, by name.
+
+Answers are cut at 16 tokens, so this says nothing about how well it could listen.
+"""
 
 from __future__ import annotations
 
