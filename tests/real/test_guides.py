@@ -1,4 +1,7 @@
-"""Dialogue guides with the embedded model, which is too small for them: what it does and cannot do is named."""
+"""Dialogue guides with the embedded model: a probe that fails leads to typed acts, by name.
+
+Answers are cut at 16 tokens, so this says nothing about how well it could listen.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,3 @@ def test_the_embedded_model_fails_the_probe_and_falls_back_by_name(embedded_mode
     assert result.proposer == "uniform (no LLM; typed acts)"
     assert result.metrics["skills/by-llm"] == 0
     assert method.probe.summary() in result.report_path.read_text()
-
-
-def test_forced_to_coach_it_speaks_and_listens_and_is_named(embedded_model, tmp_path):
-    args = StrategistConfig(output_dir=tmp_path / "run", proposer="llm", **SMALL)
-    method = Strategist(embedded_model, GAME, args=args)
-    result = method.run()
-    assert result.proposer.startswith("llm (")
-    assert all(n.proposer == result.proposer for n in method.memory.tree.nodes.values() if n.id != "s0")
-    assert method.budget.tokens > 0
