@@ -133,7 +133,7 @@ def frontier(points: Mapping[str, tuple[float, float]], *, x: str, y: str) -> st
     axes.set_ylabel(y)
     axes.set_ylim(-4, 104)
     axes.margins(x=0.08)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    _legend_above(axes, len(points))
     return _svg(figure)
 
 
@@ -229,8 +229,9 @@ def stacked_histogram(groups: Mapping[str, Sequence[float]], *, label: str, bins
 
 
 def _legend_above(axes: Any, names: int) -> None:
-    """Rows of three: a wide legend would squeeze the axes."""
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, names))
+    """Rows of three, of two when a name is long: a wide legend would squeeze the axes."""
+    longest = max(map(len, axes.get_legend_handles_labels()[1]), default=0)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(2 if longest > 16 else 3, names))
 
 
 def _figure(height: float = 3.2) -> tuple[Any, Any]:
