@@ -71,6 +71,8 @@ def collect(folders: list[Path], label: str) -> list[dict[str, Any]]:
         for group, kind in QUESTIONS:
             hits = np.concatenate([_hits(r, variant, group, kind) for r in runs])
             before = np.concatenate([_hits(r, "base", group, kind) for r in runs])
+            if not len(hits):
+                continue
             interval = bootstrap_interval(hits)
             row = {
                 "claim": f"{label}: {group} known by {kind}, {NAMES[variant]}",
