@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evolvent.errors import ConfigError
 from evolvent.methods.strategist.games.protocol import Encoded, Game
-from evolvent.methods.strategist.skills import Skill
+from evolvent.methods.strategist.skills import ActGuide, Skill
 from evolvent.methods.strategist.skills.program import Edit, ProgramSkill
 from evolvent.methods.strategist.tree import Node
 
@@ -99,7 +99,7 @@ class Proposer(Protocol):
 
 
 class TypedProposer:
-    """Ideas are typed edits of programs, so carrying one out needs no model."""
+    """Ideas are typed edits, of programs or of a guide's answers, so carrying one out needs no model."""
 
     def seeds(self, game: Game, count: int, random: np.random.Generator) -> list[Skill]:
         """The score so far."""
@@ -113,7 +113,7 @@ class TypedProposer:
         """Apply each edit."""
         made: list[Skill | str] = []
         for node, draft in zip(nodes, drafts, strict=True):
-            assert isinstance(node.skill, ProgramSkill)
+            assert isinstance(node.skill, ProgramSkill | ActGuide)
             assert draft.edit is not None
             try:
                 made.append(node.skill.apply(draft.edit))

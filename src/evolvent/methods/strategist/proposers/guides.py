@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evolvent.errors import ConfigError
 from evolvent.methods.strategist.config import StrategistConfig
 from evolvent.methods.strategist.dialogue.rehearsal import Rehearsal
 from evolvent.methods.strategist.dialogue.spoken import SpeechRecord
 from evolvent.methods.strategist.games.protocol import Game
 from evolvent.methods.strategist.games.rng import key_of
-from evolvent.methods.strategist.proposers import Draft, Replay
+from evolvent.methods.strategist.proposers import Draft, Replay, TypedProposer
 from evolvent.methods.strategist.proposers.prompting import parse_ideas, render
 from evolvent.methods.strategist.sandbox.language import SkillError
 from evolvent.methods.strategist.skills import ActGuide, GuideSkill, Skill
@@ -24,7 +23,7 @@ LARGEST = 0.5  # shift of an answer of typed acts, at most
 REFLECT, IDEAS, IMPLEMENT = 20, 21, 22  # purposes of the model's seeds
 
 
-class ActProposer:
+class ActProposer(TypedProposer):
     """Random shifts of the answers of typed acts; selection by rehearsal does the rest."""
 
     name = "uniform (no LLM; typed acts)"
@@ -46,20 +45,6 @@ class ActProposer:
             text = f"{ActGuide.QUESTIONS[name]} The answer goes {change} (drawn at random)."
             drafts.append(Draft(text, Edit("shift", Expression(name), amount)))
         return drafts
-
-    def implement(
-        self, game: Game, nodes: Sequence[Node], drafts: Sequence[Draft], keys: Sequence[str]
-    ) -> list[Skill | str]:
-        """Shift each answer."""
-        made: list[Skill | str] = []
-        for node, draft in zip(nodes, drafts, strict=True):
-            assert isinstance(node.skill, ActGuide)
-            assert draft.edit is not None
-            try:
-                made.append(node.skill.apply(draft.edit))
-            except ConfigError as error:
-                made.append(str(error))
-        return made
 
 
 class GuideProposer:
