@@ -42,6 +42,7 @@ def main(gguf: str, port: str) -> None:
     params.port = int(port)
     params.n_ctx = 2048
     params.n_parallel = 2
+    params.cache_prompt = False  # a reused prefix was rounded in another batch: answers would depend on earlier ones
     params.n_gpu_layers = 0
     params.cpuparams.n_threads = 1
     params.verbosity = 0

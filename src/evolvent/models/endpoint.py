@@ -68,8 +68,9 @@ class EndpointModel:
         max_cost: calls that would exceed this are refused before they are made; needs `prices`.
         top_log_probs: how many next tokens the server is asked for when options are scored. OpenAI and vLLM tell 20,
             llama.cpp as many as one likes: there, 1000 is better.
-        extra_body: further fields of every request, such as `{"top_k": 0, "min_p": 0.0}`, without which llama.cpp cuts
-            the tail off the distribution that it samples from.
+        extra_body: further fields of every request. For llama.cpp, `{"top_k": 0, "min_p": 0.0}` samples from the whole
+            distribution, and `{"cache_prompt": False}` makes a seed repeatable: otherwise a quantised model's answer
+            depends on what was asked before, because a reused prefix was rounded in another batch.
 
     Example:
         >>> from evolvent import load
