@@ -26,6 +26,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "errors swapped": {"teacher_errors": "swap", "baselines": ()},
     "errors swapped, sharp": {"teacher_errors": "swap", "temperature": 0.25, "baselines": ()},
     "all wordings hinted": {"hint": "wordings", "baselines": ()},
+    "question too": {"target": "all", "baselines": ("sft",)},
+    "question too, all wordings hinted": {"target": "all", "hint": "wordings", "baselines": ()},
     "no text": {"retention_rows": 0, "baselines": ("sft",)},
     "unhinted": {"hint": "off", "temperature": 1.0, "baselines": ()},
     "soft": {"temperature": 1.0, "baselines": ()},

@@ -24,19 +24,6 @@ SMALLEST_TAIL = 1e-6  # probability; below it the tail's logarithm has no meanin
 
 
 @dataclass(frozen=True, slots=True)
-class Distillation:
-    """How a student is pulled towards stored predictions.
-
-    Attributes:
-        divergence: "forward_kl" KL(p || q), "reverse_kl" KL(q || p), or "jsd", their mean towards (p + q) / 2.
-        cross_entropy_weight: weight of the negative log-likelihood of the tokens themselves, added to it.
-    """
-
-    divergence: Divergence = "forward_kl"
-    cross_entropy_weight: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class SoftTargets:
     """A teacher's predictions of the scored tokens of one row: see :class:`TokenDistributions`."""
 
@@ -58,7 +45,7 @@ def divergence(
         logits: (..., vocab) of the student.
         ids: (..., k) the teacher's tokens; None when `log_probs` are of the whole vocabulary.
         log_probs: (..., k) natural log-probabilities of the teacher.
-        kind: see :class:`Distillation`.
+        kind: "forward_kl" KL(p || q), "reverse_kl" KL(q || p), or "jsd", their mean towards (p + q) / 2.
     """
     student = logits.float().log_softmax(-1)
     teacher = log_probs.float()

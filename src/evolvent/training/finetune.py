@@ -24,7 +24,8 @@ from evolvent.models.local import LocalModel
 from evolvent.models.quiet import quiet
 from evolvent.models.resolve import computes_bfloat16, load_local
 from evolvent.training.config import FineTuneConfig
-from evolvent.training.distillation import Distillation, divergence
+from evolvent.training.distillation import Divergence
+from evolvent.training.distillation import divergence as divergence_of
 from evolvent.training.examples import (
     IGNORED,
     EncodedExample,
@@ -78,7 +79,7 @@ def fine_tune(
     labeled: int = 0,
     labeled_share: float = 0.0,
     order: Sequence[int] | None = None,
-    distillation: Distillation | None = None,
+    divergence: Divergence = "forward_kl",
     on_progress: Progress | None = None,
     activations: Path | None = None,
 ) -> FineTuneResult:
@@ -97,7 +98,7 @@ def fine_tune(
         labeled_share: see `labeled`.
         order: numbers of the examples of all batches one after the other, in place of a shuffle by `args.seed`; its
             length over `args.batch_size` is the number of steps.
-        distillation: how rows with soft targets are learnt; default forward KL.
+        divergence: of which kind, for rows with soft targets.
         on_progress: called with (step, steps, loss) after each step.
         activations: folder for the cached activations of `peft="top_layers"`; default in memory.
 
@@ -141,7 +142,7 @@ def fine_tune(
         train_dataset=dataset,
         data_collator=collate,
         label_smoothing=args.label_smoothing,
-        distillation=distillation or Distillation(),
+        divergence=divergence,
         callbacks=[_Watch(steps, args.stop_below, on_progress)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -186,9 +187,9 @@ def _encoded(
 class _CompletionTrainer(Trainer):
     """Trainer whose loss is the weighted, smoothed negative log-likelihood of the completions, or a divergence."""
 
-    def __init__(self, *args: Any, label_smoothing: float, distillation: Distillation, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, label_smoothing: float, divergence: Divergence, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._distillation = distillation
+        self._divergence = divergence
         self.model_accepts_loss_kwargs = True  # the loss below divides by the tokens of the whole batch
         self._smoothing = label_smoothing
         self._scored: list[torch.Tensor] = []  # (summed loss, tokens) of each forward pass since the last log
@@ -211,10 +212,7 @@ class _CompletionTrainer(Trainer):
         if teacher_log_probs is None:
             nll, smoothed = self._negative_log_likelihood(logits, targets)
         else:
-            nll = divergence(logits, teacher_ids, teacher_log_probs, self._distillation.divergence)
-            smoothed = nll
-            if weight := self._distillation.cross_entropy_weight:
-                smoothed = nll + weight * self._negative_log_likelihood(logits, targets)[1]
+            nll = smoothed = divergence_of(logits, teacher_ids, teacher_log_probs, self._divergence)
         count = scored.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (smoothed * scored * weights[:, None]).sum() / count
         if not torch.isfinite(loss):

@@ -12,7 +12,7 @@ from evolvent.errors import DataError
 from evolvent.methods.selfparam.baselines import certain, found_by_vectors, found_by_words
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import ModelGenerator, Rules, SplitContext, parse_pairs
-from evolvent.methods.selfparam.injection import balanced, batches, corrected, gain_weights
+from evolvent.methods.selfparam.injection import balanced, batches, corrected, gain_weights, labelled
 from evolvent.methods.selfparam.measure import held_out
 from evolvent.methods.selfparam.pairs import QAPair, acceptable, contains, read_pairs, settle_conflicts, write_pairs
 from evolvent.methods.selfparam.recommendation import Turn, evaluate_recommendations, readable_title, recommended_names
@@ -202,6 +202,9 @@ def test_teacher_and_student_end_with_the_same_question_and_answer(tiny_model, f
         assert all((p.question in text) == (hint != "off") for p in own if p.fact != pair.fact)
         if form == "plain":
             assert before[-len(question) :] == question
+            rows = [teacher.with_question(pair, row) for row in ((before, scored), (question, answer))]
+            assert rows[0][1] == rows[1][1] == question[1:] + answer
+            assert (*rows[0][0], *rows[0][1]) == (*before, *scored)
 
 
 @pytest.mark.parametrize(("hint", "shown"), [("all", [True, False]), ("wordings", [True, True])])
@@ -272,6 +275,32 @@ def test_a_wrong_teacher_changes_places_with_the_answer_and_stays_as_unsure(top_
         expected[best], expected[answer[place]] = expected[answer[place]], expected[best]
         assert all(value == pytest.approx(expected[token]) for token, value in after.items())
     assert corrected(right, answer).log_probs.equal(right.log_probs)
+
+
+@pytest.mark.parametrize("top_k", [12, None])
+def test_labels_mixed_into_the_targets_are_a_cross_entropy_beside_the_divergence(top_k):
+    torch.manual_seed(1)
+    weight, whole = 0.5, torch.randn(30, 12).log_softmax(-1)
+    answer = torch.randint(0, 12, (30,))
+    kept, ids = whole.topk(12, -1)
+    unused = torch.zeros(30)
+    told = TokenDistributions(ids.int() if top_k else None, kept if top_k else whole, unused, unused, unused > 0)
+    mixed = labelled(told, answer.tolist(), weight)
+    logits = torch.randn(30, 12, requires_grad=True)
+    together = (1 + weight) * divergence(logits, mixed.ids, mixed.log_probs).sum()
+    apart = divergence(logits, told.ids, told.log_probs).sum()
+    apart = apart + weight * torch.nn.functional.cross_entropy(logits, answer, reduction="sum")
+    of_together, of_apart = (torch.autograd.grad(loss, logits)[0] for loss in (together, apart))
+    torch.testing.assert_close(of_together, of_apart, atol=1e-5, rtol=1e-4)
+
+
+def test_a_label_outside_the_stored_tokens_takes_the_place_of_the_last_one():
+    stored = torch.tensor([[0.5, 0.25]]).log().half()
+    unused = torch.zeros(1)
+    told = TokenDistributions(torch.tensor([[3, 4]], dtype=torch.int32), stored, unused, unused, unused > 0)
+    mixed = labelled(told, [7], 1.0)
+    assert mixed.ids.tolist() == [[3, 7]]
+    torch.testing.assert_close(mixed.log_probs.float().exp(), torch.tensor([[0.25, 0.5]]), atol=1e-3, rtol=0)
 
 
 def test_replay_takes_its_share_of_more_steps_so_that_new_facts_are_seen_as_often():

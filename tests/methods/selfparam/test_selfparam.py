@@ -51,6 +51,18 @@ def test_training_brings_the_student_to_the_teacher(tiny_folder, settings):
     assert losses[0][-1][1] < 0.5 * losses[0][0][1]
 
 
+def test_questions_can_be_learnt_too_but_not_in_a_chat(tiny_folder, settings):
+    method = build(tiny_folder, settings(baselines=("sft",), exposures=60, retention_rows=0, target="all"))
+    method.run()
+    for row, pair in zip(method.rows, method.learnt, strict=True):
+        learnt = method.base.tokenizer.decode(row.tokens[-row.answer_tokens :])
+        assert learnt.strip().endswith(f"{pair.question}\nAnswer: {pair.answer}")
+    losses = [json.loads((t.folder / "training.json").read_text())["losses"] for t in method.injections]
+    assert losses[0][-1][1] < 0.5 * losses[0][0][1]
+    with pytest.raises(ValueError, match="within the question"):
+        settings(target="all", formats={"plain": 3, "chat": 1})
+
+
 def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settings, tmp_path):
     result = build(tiny_folder, settings(mode="sequential", baselines=("no_replay", "sft_bare", "sft_replay"))).run()
     rows = read_ledger(result.output_dir)

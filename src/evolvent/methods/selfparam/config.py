@@ -43,8 +43,9 @@ class SelfParamConfig(BaseModel):
         answers: "given" distils the pairs' own answers; "teacher" lets the teacher write them first (greedily).
         strict: stop when the probe says that the teacher cannot read the passages.
         top_k: stored tokens of each prediction; None stores the whole vocabulary.
+        target: tokens that are learnt: the "answer", or "all", the question's too (plain format only).
         divergence: forward KL is the paper's.
-        cross_entropy_weight: weight of the answers' negative log-likelihood, 0 in the paper.
+        cross_entropy_weight: weight of the answers' negative log-likelihood beside the divergence, 0 in the paper.
         retention_weight: weight of the same KL on general text, whose teacher is the model before (paper: SlimPajama).
         retention_rows: pieces of general text in each batch; 0 turns retention off.
         retention_tokens: tokens of a piece.
@@ -91,6 +92,7 @@ class SelfParamConfig(BaseModel):
     strict: bool = False
     top_k: int | None = Field(64, ge=1)
 
+    target: Literal["answer", "all"] = "answer"
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
     cross_entropy_weight: float = Field(0.0, ge=0)
     retention_weight: float = Field(1.0, ge=0)
@@ -123,6 +125,10 @@ class SelfParamConfig(BaseModel):
     def _agrees(self) -> Self:
         if not self.formats or min(self.formats.values()) <= 0:
             raise ValueError("formats: give at least one format, each with a share above 0")
+        if self.target == "all" and "chat" in self.formats:
+            raise ValueError(
+                'target="all" needs formats={"plain": 1}: in a chat the passage stands within the question'
+            )
         return self
 
     def rate(self, peft: str) -> float:

@@ -48,6 +48,27 @@ def corrected(predictions: TokenDistributions, answer: Sequence[int]) -> TokenDi
     return replace(predictions, ids=ids)
 
 
+def labelled(predictions: TokenDistributions, answer: Sequence[int], weight: float) -> TokenDistributions:
+    """The predictions p mixed with the given answer: (p + weight x 1) / (1 + weight).
+
+    The divergence from the mixture is, up to a constant, (divergence from p + weight x negative log-likelihood of the
+    answer) / (1 + weight). A token from outside the stored ones takes the place of the least probable.
+    """
+    given = torch.tensor(answer)[:, None]  # (tokens, 1)
+    ids, place = predictions.ids, given
+    if ids is not None:
+        ids = ids.clone()
+        kept = (ids == given).any(-1, keepdim=True)
+        ids[:, -1:] = torch.where(kept, ids[:, -1:], given)
+        place = (ids == given).float().argmax(-1, keepdim=True)
+    mass = predictions.log_probs.float().exp()
+    if ids is not None:
+        mass[:, -1:] *= kept
+    mass = mass.scatter_add(1, place, torch.full_like(given, weight, dtype=mass.dtype)) / (1 + weight)
+    log_probs = mass.log().clamp(min=torch.finfo(predictions.log_probs.dtype).min)
+    return replace(predictions, ids=ids, log_probs=log_probs.to(predictions.log_probs.dtype))
+
+
 def instructive(
     pairs: Sequence[QAPair],
     explained: Sequence[float],

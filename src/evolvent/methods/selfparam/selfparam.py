@@ -23,7 +23,7 @@ from evolvent.errors import ConfigError, ModelError
 from evolvent.methods.selfparam.baselines import PROMPTED, certain, hard, passage_rows, prompted
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.generation import generate_pairs
-from evolvent.methods.selfparam.injection import corrected, distilled, gain_weights, instructive
+from evolvent.methods.selfparam.injection import corrected, distilled, gain_weights, instructive, labelled
 from evolvent.methods.selfparam.measure import (
     Answers,
     Drift,
@@ -228,6 +228,11 @@ class SelfParam(Storage):
         def compute(folder: Path) -> None:
             base, teacher = self.base, Teacher(self.base, self.passages, self.pairs)
             rows = [teacher.teacher(p, self.prompts[f]) for p, f in zip(self.pairs, self.formats, strict=True)]
+            students = [teacher.student(p, f) for p, f in zip(self.pairs, self.formats, strict=True)]
+            alone = [float(r.gold.mean()) for r in token_distributions(base, students, top_k=1)]
+            lengths = [len(answer) for _, answer in students]
+            if args.target == "all":
+                rows, students = ([*map(teacher.with_question, self.pairs, side)] for side in (rows, students))
             identity = {"temperature": self.temperature, "top_k": args.top_k}
             total = len(rows)
             TeacherCache(folder / "pairs", identity).compute(
@@ -237,8 +242,6 @@ class SelfParam(Storage):
                 temperature=self.temperature,
                 on_rows=lambda done: self.on_progress("teacher", done, total, "pairs"),
             )
-            students = [teacher.student(p, f) for p, f in zip(self.pairs, self.formats, strict=True)]
-            alone = [float(r.gold.mean()) for r in token_distributions(base, students, top_k=1)]
             texts = self.retention or sampled_texts(base, 96, args.retention_tokens, args.seed)
             held, trained = held_out(base, texts, args.retention_tokens, MEASURED_PIECES, TRAINED_PIECES)
             if args.retention_rows and args.retention_weight and trained:
@@ -249,21 +252,22 @@ class SelfParam(Storage):
                     temperature=1.0,
                     on_rows=lambda done: self.on_progress("teacher", done, len(trained), "pieces of general text"),
                 )
-            stored = {"students": students, "alone": alone, "held": held, "trained": trained}
+            stored = {"students": students, "lengths": lengths, "alone": alone, "held": held, "trained": trained}
             (folder / "rows.json").write_text(json.dumps(stored))
             save_file(original_predictions(base, held), folder / "original.safetensors")
 
         inputs = {
             "prompts": {f: str(p) for f, p in self.prompts.items()},
             "temperature": self.temperature,
-            **self.settings("top_k", "formats", "retention_rows", "retention_tokens", "seed"),
+            **self.settings("top_k", "formats", "target", "retention_rows", "retention_tokens", "seed"),
         }
         folder: Path = self.stage("teacher", inputs, compute, lambda folder: folder)
         stored = json.loads((folder / "rows.json").read_text())
         self.held = [tuple(piece) for piece in stored["held"]]
         self.original = load_file(folder / "original.safetensors")
         self.predictions = TeacherCache(folder / "pairs", {}).load()
-        self._choose(stored["students"], stored["alone"])
+        explained = [float(r.gold[-n:].mean()) for r, n in zip(self.predictions, stored["lengths"], strict=True)]
+        self._choose(stored["students"], explained, stored["alone"])
         text = TeacherCache(folder / "text", {}).load()
         self.text = [
             distilled(f"text {i}", (piece[:1], piece[1:]), row)
@@ -367,9 +371,8 @@ class SelfParam(Storage):
         ]
         self.pairs, self.formats = [pair for pair, _ in kept], [form for _, form in kept]
 
-    def _choose(self, students: list[Any], alone: list[float]) -> None:
+    def _choose(self, students: list[Any], explained: list[float], alone: list[float]) -> None:
         """Keep the pairs that teach something, as rows to distil."""
-        explained = [float(row.gold.mean()) for row in self.predictions]
         hinted = any(prompt.hint != "off" for prompt in self.prompts.values())
         kept, self.dropped = instructive(self.pairs, explained, alone, self.args, hinted=hinted)
         weights = [1.0] * len(kept)
@@ -383,8 +386,12 @@ class SelfParam(Storage):
 
     def _lesson(self, number: int, answer: Sequence[int]) -> TokenDistributions:
         """What the student learns of a pair. Text that is split has no given answer for the teacher to miss."""
-        keep = self.args.teacher_errors == "keep" or self.pairs[number].kind == "split"
-        return self.predictions[number] if keep else corrected(self.predictions[number], answer)
+        lesson, args = self.predictions[number], self.args
+        if self.pairs[number].kind == "split":
+            return lesson
+        if args.teacher_errors == "swap":
+            lesson = corrected(lesson, answer)
+        return labelled(lesson, answer, args.cross_entropy_weight) if args.cross_entropy_weight else lesson
 
     def groups(self) -> list[list[Passage]]:
         """The passages of each injection."""

@@ -131,6 +131,12 @@ class Teacher:
         before = read.removesuffix(_asked(pair))
         return self._start("plain") + self._ids(before) + self._question(pair, "plain"), self.answer(pair, "plain")
 
+    def with_question(self, pair: QAPair, row: tuple[list[int], list[int]]) -> tuple[list[int], list[int]]:
+        """A plain row of either side whose question is predicted too, all but its first token ("Question")."""
+        before, answer = row
+        asked = 0 if pair.kind == "split" else len(self._question(pair, "plain")) - 1
+        return before[: len(before) - asked], before[len(before) - asked :] + answer
+
     def reading(self, pair: QAPair, prompt: TeacherPrompt, passage: Passage | None = None) -> Prompt:
         """The teacher's prompt as a text or as messages; with another passage in place of the pair's own if given."""
         passage = passage or self.passages[pair.passage]

@@ -16,7 +16,6 @@ from evolvent.methods.selfparam.weights import plain_checkpoint
 from evolvent.models.resolve import load_local
 from evolvent.runs.stages import digest
 from evolvent.training.config import FineTuneConfig
-from evolvent.training.distillation import Distillation
 from evolvent.training.examples import EncodedExample
 from evolvent.training.finetune import fine_tune
 
@@ -102,7 +101,7 @@ def train_in_turn(
                 settings,
                 output_dir=folder,
                 order=order,
-                distillation=Distillation(args.divergence, args.cross_entropy_weight),
+                divergence=args.divergence,
                 on_progress=lambda step, of, loss: method.on_progress(stage, step, of, f"loss {loss:.3f}"),
             )
             plain_checkpoint(result.checkpoint, folder)
