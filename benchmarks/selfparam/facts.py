@@ -13,16 +13,18 @@ from evolvent.methods.selfparam.pairs import QAPair
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "selfparam"
 
 
-def invented(passages: int = 4) -> tuple[list[Passage], list[QAPair], list[QAPair]]:
-    """Passages, three training wordings of each fact, and a fourth wording to test on."""
+def invented(passages: int = 4, held_out: int = 3) -> tuple[list[Passage], list[QAPair], list[QAPair]]:
+    """Passages, three training wordings of each fact, and the fourth one (number `held_out`) to test on."""
     rows = json.loads((DATA / "fictional_facts.json").read_text())[:passages]
     texts = [Passage(id=row["id"], text=row["context"]) for row in rows]
     train, test = [], []
     for row in rows:
         for number, fact in enumerate(row["facts"]):
             name = f"{row['id']}:{number}"
-            train += [QAPair.of(row["id"], q, fact["answer"], fact=name) for q in fact["train_questions"]]
-            test.append(QAPair.of(row["id"], fact["test_question"], fact["answer"], fact=name))
+            wordings = [*fact["train_questions"], fact["test_question"]]
+            asked = wordings.pop(held_out)
+            train += [QAPair.of(row["id"], question, fact["answer"], fact=name) for question in wordings]
+            test.append(QAPair.of(row["id"], asked, fact["answer"], fact=name))
     return texts, train, test
 
 

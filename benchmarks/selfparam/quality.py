@@ -2,12 +2,16 @@
 
 python -m benchmarks.selfparam.quality run recipe 0 1 2 --runs runs/selfparam   (killed, it goes on)
 python -m benchmarks.selfparam.quality record recipe 0 1 2 --runs runs/selfparam
+
+With `--each-wording` every wording of a fact is held out in turn: four times the questions, for each seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, 
 from evolvent.methods.selfparam.measure import Answers, Drift
 
 SAME = ("base", "in_context", "retrieval", "dense", "ft_context")  # baselines that no seed changes
+TESTED = 3  # the wording that is held out
 MAIN = "shipped"  # the default settings; its runs hold the baselines
 RECIPES: dict[str, dict[str, Any]] = {
     "shipped": {"baselines": (*SAME, "sft")},
@@ -41,12 +46,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def method(recipe: str, seed: int, runs: Path) -> SelfParam:
-    passages, train, test = invented(2)
+def method(recipe: str, seed: int, wording: int, runs: Path) -> SelfParam:
+    passages, train, test = invented(2, wording)
     settings = dict(RECIPES[recipe])
-    if seed and recipe == MAIN:  # the others do not depend on it
+    if recipe == MAIN and (seed or wording != TESTED):  # the others do not depend on the seed
         settings["baselines"] = ("sft",)
-    args = SelfParamConfig(output_dir=runs / _folder(recipe, seed), seed=seed, on_config_change="rerun", **settings)
+    folder = runs / _folder(recipe, seed, wording)
+    args = SelfParamConfig(output_dir=folder, seed=seed, on_config_change="rerun", **settings)
     pairs = None if "generator" in settings else train
 
     def say(stage: str, done: int, total: int, note: str) -> None:
@@ -56,14 +62,14 @@ def method(recipe: str, seed: int, runs: Path) -> SelfParam:
     return SelfParam("embedded", passages, pairs, args=args, eval_dataset=test, retention=general(), on_progress=say)
 
 
-def results(recipe: str, seeds: list[int], runs: Path) -> list[dict[str, Any]]:
+def results(recipe: str, seeds: list[int], wordings: Sequence[int], runs: Path) -> list[dict[str, Any]]:
     done = []
-    for seed in seeds:
-        made = method(recipe, seed, runs)
+    for seed, wording in product(seeds, wordings):
+        made = method(recipe, seed, wording, runs)
         result = made.run()
         found = {"metrics": result.metrics, "answers": dict(made.answers), "drifts": dict(made.drifts)}
         if recipe != MAIN:
-            _add_baselines(found, runs / _folder(MAIN, seed))
+            _add_baselines(found, runs / _folder(MAIN, seed, wording))
         done.append(found)
     return done
 
@@ -82,8 +88,9 @@ def _add_baselines(found: dict[str, Any], folder: Path) -> None:
             found["metrics"][f"perplexity_change/general/{name}"] = change
 
 
-def _folder(recipe: str, seed: int) -> str:
-    return f"{recipe.replace(', ', '-').replace(' ', '-')}-{seed}"
+def _folder(recipe: str, seed: int, wording: int) -> str:
+    held_out = "" if wording == TESTED else f"-wording-{wording}"
+    return f"{recipe.replace(', ', '-').replace(' ', '-')}-{seed}{held_out}"
 
 
 def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -93,7 +100,7 @@ def rows_of(recipe: str, seeds: list[int], done: list[dict[str, Any]]) -> list[d
     interval = bootstrap_interval(final)
     drift = [d["drifts"]["selfparam"].kl for d in done]
     change = [d["metrics"]["perplexity_change/general/selfparam"] for d in done]
-    common = {"unit": "F1, %", "n": final.shape[1], "seeds": seeds}
+    common = {"unit": "F1, %", "n": final.size // len(seeds), "seeds": seeds}
     made = [
         {
             "claim": f"{recipe}: SELF-PARAM, F1 in unseen wordings",
@@ -155,12 +162,17 @@ def main() -> None:
     parser.add_argument("recipe", choices=sorted(RECIPES))
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--each-wording", action="store_true", help="hold every wording out in turn")
     given = parser.parse_args()
-    done = results(given.recipe, given.seeds, given.runs)
+    wordings = range(TESTED + 1) if given.each_wording else [TESTED]
+    done = results(given.recipe, given.seeds, wordings, given.runs)
     if given.what == "record":
         seeds = " ".join(map(str, given.seeds))
-        command = f"python -m benchmarks.selfparam.quality record {given.recipe} {seeds} --runs RUNS"
-        record("selfparam", rows_of(given.recipe, given.seeds, done), command)
+        command = f"python -m benchmarks.selfparam.quality record {given.recipe!r} {seeds} --runs RUNS"
+        recipe = given.recipe
+        if given.each_wording:
+            recipe, command = f"{recipe}, each wording", f"{command} --each-wording"
+        record("selfparam", rows_of(recipe, given.seeds, done), command)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_questions_can_be_learnt_too_but_not_in_a_chat(tiny_folder, settings):
         assert learnt.strip().endswith(f"{pair.question}\nAnswer: {pair.answer}")
     losses = [json.loads((t.folder / "training.json").read_text())["losses"] for t in method.injections]
     assert losses[0][-1][1] < 0.5 * losses[0][0][1]
-    with pytest.raises(ValueError, match="within the question"):
+    with pytest.raises(ValueError, match="holds the passage"):
         settings(target="all", formats={"plain": 3, "chat": 1})
 
 

@@ -126,9 +126,7 @@ class SelfParamConfig(BaseModel):
         if not self.formats or min(self.formats.values()) <= 0:
             raise ValueError("formats: give at least one format, each with a share above 0")
         if self.target == "all" and "chat" in self.formats:
-            raise ValueError(
-                'target="all" needs formats={"plain": 1}: in a chat the passage stands within the question'
-            )
+            raise ValueError('target="all" needs formats={"plain": 1}: in a chat the question holds the passage')
         return self
 
     def rate(self, peft: str) -> float:
