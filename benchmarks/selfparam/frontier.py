@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.results_file import record
-from benchmarks.selfparam.quality import MAIN, method
+from benchmarks.selfparam.quality import MAIN, TESTED, method
 from evolvent.evaluation.significance import bootstrap_interval
 from evolvent.methods.selfparam.measure import Answers, drift
 from evolvent.models.local import LocalModel
@@ -35,7 +35,7 @@ def scaled(model: LocalModel, before: dict[str, torch.Tensor], trained: str, sca
 
 def along(recipe: str | None, seed: int, runs: Path, scales: list[float]) -> list[tuple[Answers, float]]:
     """Answers and drift at each scale of SELF-PARAM under a recipe, or of SFT (None)."""
-    of = method(recipe or MAIN, seed, runs)
+    of = method(recipe or MAIN, seed, TESTED, runs)
     with of:
         for stage in (of.prepare, of.probe, of.teach, of.inject, of.train_baselines):
             stage()

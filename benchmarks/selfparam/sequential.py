@@ -35,7 +35,6 @@ def learnt(seed: int, given: argparse.Namespace) -> SelfParam:
     args = SelfParamConfig(
         output_dir=given.runs / f"sequential-{len(passages)}-{seed}",
         mode="sequential",
-        teacher_errors="swap",
         seed=seed,
         exposures=given.exposures,
         learning_rate=given.rate,
