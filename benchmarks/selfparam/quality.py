@@ -26,29 +26,33 @@ from evolvent.methods.selfparam.measure import Answers, Drift
 SAME = ("base", "in_context", "retrieval", "dense", "ft_context")  # baselines that no seed changes
 TESTED = 3  # the wording that is held out
 MAIN = "shipped"  # the default settings; its runs hold the baselines
+PLAIN: dict[str, Any] = {"contrast": 0.0, "teacher_errors": "keep"}  # the teacher's predictions as they are
+PAPER = {**PLAIN, "hint": "off", "temperature": 1.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "shipped": {"baselines": (*SAME, "sft")},
-    "errors swapped": {"teacher_errors": "swap", "baselines": ()},
-    "errors swapped, sharp": {"teacher_errors": "swap", "temperature": 0.25, "baselines": ()},
-    "all wordings hinted": {"hint": "wordings", "baselines": ()},
-    "question too": {"target": "all", "baselines": ("sft",)},
-    "question too, all wordings hinted": {"target": "all", "hint": "wordings", "baselines": ()},
-    "no text": {"retention_rows": 0, "baselines": ("sft",)},
-    "unhinted": {"hint": "off", "temperature": 1.0, "baselines": ()},
-    "soft": {"temperature": 1.0, "baselines": ()},
-    "sharp": {"temperature": 0.25, "baselines": ()},
-    "cross-entropy": {"cross_entropy_weight": 0.5, "baselines": ()},
-    "slow": {"learning_rate": 5e-5, "baselines": ()},
-    "fast": {"learning_rate": 2e-4, "baselines": ("sft",)},
-    "cloze": {"generator": "rules", "baselines": ()},
-    "split": {"generator": "split", "baselines": ()},
-    "no text, unhinted": {"retention_rows": 0, "hint": "off", "temperature": 1.0, "baselines": ()},
+    "plain teacher": PLAIN,
+    "amplified": {"teacher_errors": "keep"},
+    "errors swapped": {"contrast": 0.0},
+    "errors swapped, sharp": {"contrast": 0.0, "temperature": 0.25},
+    "soft": {**PLAIN, "temperature": 1.0},
+    "sharp": {**PLAIN, "temperature": 0.25},
+    "all wordings hinted": {**PLAIN, "hint": "wordings"},
+    "cross-entropy": {**PLAIN, "cross_entropy_weight": 0.5},
+    "question too": {**PLAIN, "target": "all", "baselines": ("sft",)},
+    "slow": {**PLAIN, "learning_rate": 5e-5},
+    "fast": {**PLAIN, "learning_rate": 2e-4, "baselines": ("sft",)},
+    "cloze": {**PLAIN, "generator": "rules"},
+    "cloze, amplified": {"generator": "rules"},
+    "split": {**PLAIN, "generator": "split"},
+    "unhinted": PAPER,
+    "no text": {**PLAIN, "retention_rows": 0, "baselines": ("sft",)},
+    "no text, unhinted": {**PAPER, "retention_rows": 0},
 }
 
 
 def method(recipe: str, seed: int, wording: int, runs: Path) -> SelfParam:
     passages, train, test = invented(2, wording)
-    settings = dict(RECIPES[recipe])
+    settings = {"baselines": (), **RECIPES[recipe]}
     if recipe == MAIN and (seed or wording != TESTED):  # the others do not depend on the seed
         settings["baselines"] = ("sft",)
     folder = runs / _folder(recipe, seed, wording)

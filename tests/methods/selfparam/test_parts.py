@@ -16,7 +16,7 @@ from evolvent.methods.selfparam.injection import balanced, batches, corrected, g
 from evolvent.methods.selfparam.measure import held_out
 from evolvent.methods.selfparam.pairs import QAPair, acceptable, contains, read_pairs, settle_conflicts, write_pairs
 from evolvent.methods.selfparam.recommendation import Turn, evaluate_recommendations, readable_title, recommended_names
-from evolvent.methods.selfparam.teacher import Teacher, TeacherCache, TeacherPrompt
+from evolvent.methods.selfparam.teacher import PLAUSIBLE, Teacher, TeacherCache, TeacherPrompt, taught
 from evolvent.methods.selfparam.titles import TitleIndex
 from evolvent.models.distributions import TokenDistributions, token_distributions
 from evolvent.models.protocol import Completion
@@ -218,23 +218,23 @@ def test_a_hint_shows_one_wording_of_a_fact_or_all(tiny_model, hint, shown):
     assert [pair.question in read for pair in wordings] == shown
 
 
-def test_a_torn_or_foreign_shard_is_computed_again_and_others_are_not(tiny_model, tmp_path, monkeypatch):
-    from evolvent.methods.selfparam import teacher as module
-
+def test_a_torn_or_foreign_shard_is_computed_again_and_others_are_not(tiny_model, tmp_path):
     rows = [([i % 300 + 5, 7, 8], [9, 10]) for i in range(130)]  # three shards
     calls = []
-    monkeypatch.setattr(
-        module, "token_distributions", lambda *a, **k: (calls.append(len(a[1])), token_distributions(*a, **k))[1]
-    )
+
+    def predict(part):
+        calls.append(len(rows[part]))
+        return token_distributions(tiny_model, rows[part], top_k=4)
+
     cache = TeacherCache(tmp_path, {"of": "tiny"})
-    first = cache.compute(tiny_model, rows, top_k=4, temperature=1.0)
+    first = cache.compute(rows, predict)
     assert calls == [64, 64, 2]
     torn = sorted(tmp_path.glob("*.safetensors"))[1]
     torn.write_bytes(torn.read_bytes()[:100])
-    again = cache.compute(tiny_model, rows, top_k=4, temperature=1.0)
+    again = cache.compute(rows, predict)
     assert calls == [64, 64, 2, 64]
     assert all(a.ids.equal(b.ids) and a.gold.equal(b.gold) for a, b in zip(first, again, strict=True))
-    TeacherCache(tmp_path, {"of": "another"}).compute(tiny_model, rows, top_k=4, temperature=1.0)
+    TeacherCache(tmp_path, {"of": "another"}).compute(rows, predict)
     assert calls[4:] == [64, 64, 2]
 
 
@@ -275,6 +275,30 @@ def test_a_wrong_teacher_changes_places_with_the_answer_and_stays_as_unsure(top_
         expected[best], expected[answer[place]] = expected[answer[place]], expected[best]
         assert all(value == pytest.approx(expected[token]) for token, value in after.items())
     assert corrected(right, answer).log_probs.equal(right.log_probs)
+
+
+@pytest.mark.parametrize("top_k", [16, None])
+def test_what_the_passage_changes_is_amplified_but_not_the_end_of_the_answer(tiny_model, top_k):
+    rows, without = [([5, 6, 7, 8], [9, 10, 11])], [([8], [9, 10, 11])]
+    args = SelfParamConfig(output_dir="x", top_k=top_k, contrast=0.5)
+    [made] = taught(tiny_model, rows, without, args, 0.5)
+    [read] = token_distributions(tiny_model, rows, top_k=None)
+    [alone] = token_distributions(tiny_model, without, top_k=None)
+    p, p_0 = read.log_probs.double(), alone.log_probs.double()
+    for place in range(3):
+        after = made.log_probs[place].double().exp()
+        ids = range(p.shape[1]) if made.ids is None else made.ids[place].tolist()
+        kept = (p[place].exp() >= PLAUSIBLE * p[place].exp().max()).tolist()
+        contrast = 0.5 if place < 2 else 0.0
+        weight = (p[place] * (1 + contrast) - contrast * p_0[place]).mul(2).exp()
+        if top_k:
+            weight = torch.where(torch.isin(torch.arange(len(weight)), torch.tensor(list(ids))), weight, 0)
+        whole = sum(w for w, k in zip(weight.tolist(), kept, strict=True) if k)
+        for token, probability in zip(ids, after.tolist(), strict=True):
+            assert probability == pytest.approx(weight[token].item() / whole if kept[token] else 0, abs=2e-3)
+    [plain] = taught(tiny_model, rows, without, args.model_copy(update={"contrast": 0.0}), 1.0)
+    [paper] = token_distributions(tiny_model, rows, top_k=top_k)
+    assert torch.equal(plain.log_probs, paper.log_probs)
 
 
 @pytest.mark.parametrize("top_k", [12, None])

@@ -38,8 +38,10 @@ class SelfParamConfig(BaseModel):
             `hint` as they are.
         probe_pairs: pairs that the probe scores.
         temperature: of the teacher's distribution; None: 0.5 with a hint, else 1.
+        contrast: how far what the passage changes in the teacher's predictions is amplified (Shi et al., arXiv
+            2305.14739); 0 is the paper's.
         teacher_errors: where the teacher finds another token likelier than the given answer's: "keep" teaches that, as
-            the paper does, "swap" exchanges the two probabilities (Wen et al., arXiv 1911.07471).
+            the paper does; "swap" exchanges the two probabilities (Wen et al., arXiv 1911.07471).
         answers: "given" distils the pairs' own answers; "teacher" lets the teacher write them first (greedily).
         strict: stop when the probe says that the teacher cannot read the passages.
         top_k: stored tokens of each prediction; None stores the whole vocabulary.
@@ -87,7 +89,8 @@ class SelfParamConfig(BaseModel):
     teacher_format: Literal["probe", "fixed"] = "probe"
     probe_pairs: int = Field(32, ge=1)
     temperature: float | None = Field(None, gt=0)
-    teacher_errors: Literal["keep", "swap"] = "keep"
+    contrast: float = Field(1.0, ge=0)
+    teacher_errors: Literal["keep", "swap"] = "swap"
     answers: Literal["given", "teacher"] = "given"
     strict: bool = False
     top_k: int | None = Field(64, ge=1)

@@ -48,6 +48,7 @@ from evolvent.methods.selfparam.teacher import (
     drawn,
     probe_prompts,
     read_probe,
+    taught,
     unhinted,
     write_probe,
 )
@@ -233,24 +234,20 @@ class SelfParam(Storage):
             lengths = [len(answer) for _, answer in students]
             if args.target == "all":
                 rows, students = ([*map(teacher.with_question, self.pairs, side)] for side in (rows, students))
-            identity = {"temperature": self.temperature, "top_k": args.top_k}
-            total = len(rows)
+            identity = {"temperature": self.temperature, "top_k": args.top_k, "contrast": args.contrast}
             TeacherCache(folder / "pairs", identity).compute(
-                base,
                 rows,
-                top_k=args.top_k,
-                temperature=self.temperature,
-                on_rows=lambda done: self.on_progress("teacher", done, total, "pairs"),
+                lambda part: taught(base, rows[part], students[part], args, self.temperature),
+                lambda done: self.on_progress("teacher", done, len(rows), "pairs"),
             )
             texts = self.retention or sampled_texts(base, 96, args.retention_tokens, args.seed)
             held, trained = held_out(base, texts, args.retention_tokens, MEASURED_PIECES, TRAINED_PIECES)
             if args.retention_rows and args.retention_weight and trained:
+                pieces = [(t[:1], t[1:]) for t in trained]
                 TeacherCache(folder / "text", {"top_k": args.top_k}).compute(
-                    base,
-                    [(t[:1], t[1:]) for t in trained],
-                    top_k=args.top_k,
-                    temperature=1.0,
-                    on_rows=lambda done: self.on_progress("teacher", done, len(trained), "pieces of general text"),
+                    pieces,
+                    lambda part: token_distributions(base, pieces[part], top_k=args.top_k),
+                    lambda done: self.on_progress("teacher", done, len(pieces), "pieces of general text"),
                 )
             stored = {"students": students, "lengths": lengths, "alone": alone, "held": held, "trained": trained}
             (folder / "rows.json").write_text(json.dumps(stored))
@@ -259,7 +256,7 @@ class SelfParam(Storage):
         inputs = {
             "prompts": {f: str(p) for f, p in self.prompts.items()},
             "temperature": self.temperature,
-            **self.settings("top_k", "formats", "target", "retention_rows", "retention_tokens", "seed"),
+            **self.settings("top_k", "contrast", "formats", "target", "retention_rows", "retention_tokens", "seed"),
         }
         folder: Path = self.stage("teacher", inputs, compute, lambda folder: folder)
         stored = json.loads((folder / "rows.json").read_text())

@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,12 +32,14 @@ from evolvent.models.protocol import Message, Prompt
 
 logger = logging.getLogger(__name__)
 
+Row = tuple[Sequence[int], Sequence[int]]  # ids before, ids that are predicted
 Format = Literal["plain", "chat"]
 Hint = Literal["off", "all", "wordings", "loo"]
 
 READS_BELOW = -1.0  # nats per token of the given answer: a teacher under this cannot read the passage
 READS_FIRST = 0.5  # share of answers whose first token it would choose
 HINT_GAIN = 0.2  # nats per token that a hint must add to the given answers to be used without being asked for
+PLAUSIBLE = 0.1  # times the best token's probability: what is less likely is left out of an amplified prediction
 SHARD_ROWS = 64
 
 
@@ -207,6 +210,50 @@ class Teacher:
         return "".join(f"\n\n{_solved(p)}" for p in shown)
 
 
+def taught(
+    model: LocalModel, rows: Sequence[Row], without: Sequence[Row], args: SelfParamConfig, temperature: float
+) -> list[TokenDistributions]:
+    """What the student is to predict: the teacher's predictions, with what the passage changes in them amplified.
+
+    With p the teacher, p_0 the model without the passage, and c = `args.contrast`:
+
+        p' ~ (p (p / p_0)^c)^(1 / temperature)
+
+    over the tokens that p finds at least PLAUSIBLE times as likely as its best one (context-aware decoding, Shi et al.,
+    arXiv 2305.14739, bounded as in contrastive decoding, Li et al., arXiv 2210.15097). An answer's last token, its end,
+    is a matter of form and not amplified.
+
+    Args:
+        model: the original model.
+        rows: as the teacher reads them.
+        without: the same targets as the student reads them.
+        args: `contrast`, `top_k`.
+        temperature: of the teacher.
+    """
+    if not args.contrast:
+        return token_distributions(model, rows, top_k=args.top_k, temperature=temperature)
+    read = token_distributions(model, rows, top_k=args.top_k)
+    alone = token_distributions(model, without, top_k=None)
+    return [_amplified(r, a, args.contrast, temperature) for r, a in zip(read, alone, strict=True)]
+
+
+def _amplified(
+    read: TokenDistributions, alone: TokenDistributions, contrast: float, temperature: float
+) -> TokenDistributions:
+    p, p_0 = read.log_probs.float(), alone.log_probs.float()  # (tokens, k), (tokens, vocab)
+    if read.ids is not None:
+        p_0 = p_0.gather(-1, read.ids.long())
+    gained = contrast * (p - p_0)
+    gained[-1] = 0
+    plausible = p >= p.amax(-1, keepdim=True) + math.log(PLAUSIBLE)
+    made = ((p + gained) / temperature).masked_fill(~plausible, -torch.inf).log_softmax(-1)
+    ids, entropy = read.ids, -(made.exp() * made.clamp(min=-100)).sum(-1)
+    if ids is not None:
+        made, order = made.sort(-1, descending=True)
+        ids = ids.gather(-1, order)
+    return replace(read, ids=ids, log_probs=made.clamp(min=-60000).half(), entropy=entropy)
+
+
 def drawn(shares: Mapping[Format, float], key: str) -> Format:
     """A format drawn by its share, the same for the same key."""
     number = int(hashlib.sha256(key.encode()).hexdigest()[:16], 16)
@@ -271,22 +318,27 @@ class TeacherCache:
 
     def compute(
         self,
-        model: LocalModel,
-        rows: Sequence[tuple[Sequence[int], Sequence[int]]],
-        *,
-        top_k: int | None,
-        temperature: float,
+        rows: Sequence[Row],
+        predict: Callable[[slice], list[TokenDistributions]],
         on_rows: Callable[[int], None] | None = None,
     ) -> list[TokenDistributions]:
-        """The predictions of all rows, out of the shards where they are there already."""
+        """The predictions of all rows, out of the shards where they are there already.
+
+        Args:
+            rows: what is predicted.
+            predict: the predictions of some of the rows.
+            on_rows: called with the number of finished rows.
+        """
         found: list[TokenDistributions] = []
         for number, start in enumerate(range(0, len(rows), SHARD_ROWS)):
-            shard = rows[start : start + SHARD_ROWS]
+            part = slice(start, start + SHARD_ROWS)
             path = self.folder / f"shard-{number:04d}.safetensors"
-            digest = hashlib.sha256(f"{self.identity}{[(list(a), list(b)) for a, b in shard]}".encode()).hexdigest()
+            digest = hashlib.sha256(
+                f"{self.identity}{[(list(a), list(b)) for a, b in rows[part]]}".encode()
+            ).hexdigest()
             stored = self._read(path, digest)
             if stored is None:
-                stored = token_distributions(model, shard, top_k=top_k, temperature=temperature)
+                stored = predict(part)
                 self._write(path, digest, stored)
             found += stored
             if on_rows:
