@@ -418,6 +418,24 @@ def selfparam_quality(rows: dict[str, Row]) -> str:
     return _table([*lines, _selfparam_line("**SELF-PARAM**", rows["shipped: SELF-PARAM, F1 in unseen wordings"])])
 
 
+def selfparam_wordings(rows: dict[str, Row]) -> str:
+    """F1 with every wording held out in turn, under the teachers that were tried, and against SFT."""
+    lines = [["variant", "seeds", "F1, %", "against SFT, points", "drift, nats"]]
+    for claim, row in rows.items():
+        recipe, _, rest = claim.partition(", each wording: SELF-PARAM")
+        if rest == ", F1 in unseen wordings":
+            test = rows[f"{recipe}, each wording: SELF-PARAM minus sft, F1 in unseen wordings"]
+            low, high = test["ci95"]
+            name = "**SELF-PARAM**" if recipe == "shipped" else f"SELF-PARAM, {recipe}"
+            gain = f"{test['value']:+.1f} [{low:+.1f}, {high:+.1f}], p {_p(test['p_value'])}"
+            seeds = ", ".join(map(str, row["seeds"]))
+            lines.append([name, seeds, f"{row['value']:.1f}", gain, f"{row['drift']:.3f}"])
+            if recipe in ("shipped", "plain teacher"):
+                sft = ["SFT", seeds, f"{test['comparator_value']:.1f}", "", f"{test['comparator_drift']:.3f}"]
+                lines += [sft] if sft not in lines else []
+    return _table(lines)
+
+
 def _selfparam_line(name: str, row: Row) -> list[str]:
     low, high = row["ci95"]
     value, seeds = f"**{row['value']:.1f}** [{low:.1f}, {high:.1f}]", ", ".join(map(str, row["seeds"]))
@@ -429,12 +447,14 @@ def selfparam_frontier(rows: dict[str, Row]) -> str:
     points = []
     for claim, row in rows.items():
         recipe, _, rest = claim.partition(": SELF-PARAM")
+        if recipe.endswith(", each wording"):
+            continue
         seeds = ", ".join(map(str, row.get("seeds", [])))
         if rest == ", F1 in unseen wordings":
             points.append((row["drift"], f"SELF-PARAM, {recipe}", seeds, row["value"], row["perplexity_change"]))
         elif claim.startswith("scaled: "):
             points.append((row["drift"], f"{claim.removeprefix('scaled: ')} its update", seeds, row["value"], None))
-        elif rest == " minus sft, F1 in unseen wordings" and recipe in ("shipped", "no text", "fast"):
+        elif rest == " minus sft, F1 in unseen wordings" and recipe in ("shipped", "no text", "fast", "question too"):
             drift, change = row["comparator_drift"], row["comparator_perplexity_change"]
             points.append((drift, f"SFT, {recipe}", seeds, row["comparator_value"], change))
     lines = [["setting", "seeds", "drift, nats", "F1, %", "perplexity"]]
@@ -445,8 +465,7 @@ def selfparam_frontier(rows: dict[str, Row]) -> str:
 
 def selfparam_sequential(rows: dict[str, Row]) -> str:
     """What is left of the first passages, and the tests between the arms."""
-    found = [(claim, row) for claim, row in rows.items() if claim.startswith("sequential: ")]
-    arms = [(claim, row) for claim, row in found if " minus " not in claim]
+    arms = [(c, row) for c, row in rows.items() if c.startswith("sequential") and " minus " not in c]
     names = {
         "replay": "**SELF-PARAM**, replay",
         "no replay": "SELF-PARAM, no replay",
@@ -465,10 +484,12 @@ def selfparam_sequential(rows: dict[str, Row]) -> str:
         ]
     ]
     for claim, row in arms:
-        arm, _, which = claim.removeprefix("sequential: ").partition(", ")
+        group, _, told = claim.partition(": ")
+        arm, _, which = told.partition(", ")
         low, high = row["ci95"]
         kept, new = f"{row['value']:.1f} [{low:.1f}, {high:.1f}]", f"{row['comparator_value']:.1f}"
-        name = f"{names[arm]}: {which.removesuffix(' at the end')}"
+        teacher = ", plain teacher" if "plain" in group else ""
+        name = f"{names[arm].strip('*') if teacher else names[arm]}{teacher}: {which.removesuffix(' at the end')}"
         drift = f"{row['drift']:.3f}" if "drift" in row else ""
         lines.append([name, ", ".join(map(str, row["seeds"])), new, kept, f"{row['all_passages']:.1f}", drift])
     return _table(lines)
@@ -516,6 +537,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Row]], str]]] = {
     "atlas-recommend": ("atlas", atlas_recommend),
     "atlas-speed": ("atlas", atlas_speed),
     "selfparam-quality": ("selfparam", selfparam_quality),
+    "selfparam-wordings": ("selfparam", selfparam_wordings),
     "selfparam-frontier": ("selfparam", selfparam_frontier),
     "selfparam-sequential": ("selfparam", selfparam_sequential),
     "selfparam-inspired": ("selfparam", selfparam_named("inspired")),

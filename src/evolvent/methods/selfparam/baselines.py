@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from evolvent.data.records import Passage
+from evolvent.methods.selfparam.injection import put_first
 from evolvent.methods.selfparam.measure import Answers, answer
 from evolvent.methods.selfparam.pairs import QAPair
 from evolvent.methods.selfparam.teacher import Teacher
@@ -75,13 +76,11 @@ def certain(row: EncodedExample) -> EncodedExample:
     """
     assert row.targets is not None
     log_probs = torch.full_like(row.targets.log_probs, IMPOSSIBLE)
-    gold = torch.tensor(row.tokens[-row.answer_tokens :])
+    gold = torch.tensor(row.tokens[-row.answer_tokens :])[:, None]  # (tokens, 1)
     if row.targets.ids is None:
-        return replace(row, targets=SoftTargets(None, log_probs.scatter(1, gold[:, None], 0.0)))
+        return replace(row, targets=SoftTargets(None, log_probs.scatter(1, gold, 0.0)))
     log_probs[:, 0] = 0.0
-    ids = row.targets.ids.clone()
-    ids[:, 0] = gold
-    return replace(row, targets=SoftTargets(ids, log_probs))
+    return replace(row, targets=SoftTargets(put_first(row.targets.ids, gold), log_probs))
 
 
 def passage_rows(model: LocalModel, passages: Sequence[Passage], *, tokens: int = 256) -> list[EncodedExample]:

@@ -43,9 +43,14 @@ def corrected(predictions: TokenDistributions, answer: Sequence[int]) -> TokenDi
         log_probs, first = predictions.log_probs.clone(), predictions.log_probs.argmax(-1, keepdim=True)
         log_probs.scatter_(1, first, predictions.log_probs.gather(1, given))
         return replace(predictions, log_probs=log_probs.scatter(1, given, predictions.log_probs.gather(1, first)))
-    ids = torch.where(predictions.ids == given, predictions.ids[:, :1], predictions.ids)
-    ids[:, :1] = given
-    return replace(predictions, ids=ids)
+    return replace(predictions, ids=put_first(predictions.ids, given))
+
+
+def put_first(ids: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """Token ids (tokens, k) with the given ones (tokens, 1) in front; what stood there takes their place."""
+    moved = torch.where(ids == given, ids[:, :1], ids)
+    moved[:, :1] = given
+    return moved
 
 
 def labelled(predictions: TokenDistributions, answer: Sequence[int], weight: float) -> TokenDistributions:
