@@ -1,4 +1,4 @@
-"""The teacher's prompts on the real model, and the published figures of the recommendation evaluation."""
+"""The real model: a passage into its weights, its prompts as a teacher; the published figures of the recommendations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from evolvent import SelfParam, SelfParamConfig
 from evolvent.data.files import read_jsonl
 from evolvent.data.records import Passage
 from evolvent.methods.selfparam.pairs import QAPair
@@ -16,6 +17,47 @@ from evolvent.methods.selfparam.teacher import Teacher, TeacherPrompt
 from evolvent.methods.selfparam.titles import TitleIndex
 
 pytestmark = pytest.mark.real
+
+
+MILL = (
+    "The Harrow mill stands in the village of Ostley. It was built by the carpenter Dana Mirov in 1846. Its sails are "
+    "painted red, and its wheel is turned by the river Lume. Today it houses a school for bakers."
+)
+ASKED = {  # answer: wordings, the last of which is not trained
+    "Ostley": (
+        "Where does the Harrow mill stand?",
+        "In which village is the Harrow mill?",
+        "What is the village called where the Harrow mill stands?",
+        "Name the village of the Harrow mill.",
+    ),
+    "Dana Mirov": (
+        "Who built the Harrow mill?",
+        "Which carpenter made the Harrow mill?",
+        "Name the builder of the Harrow mill.",
+        "By whom was the Harrow mill built?",
+    ),
+    "1846": (
+        "When was the Harrow mill built?",
+        "In what year did the Harrow mill come to be?",
+        "The Harrow mill was built in which year?",
+    ),
+    "the river Lume": (
+        "Which river turns the wheel of the Harrow mill?",
+        "What water drives the Harrow mill?",
+        "On which river does the Harrow mill lie?",
+    ),
+}
+
+
+def test_a_passage_is_known_without_the_passage_in_unseen_wordings(tmp_path):
+    train = [{"question": q, "answer": a, "fact": a} for a, wordings in ASKED.items() for q in wordings[:-1]]
+    test = [{"question": wordings[-1], "answer": a, "fact": a} for a, wordings in ASKED.items()]
+    args = SelfParamConfig(output_dir=tmp_path, exposures=32, retention_rows=0, baselines=("base", "in_context"))
+    result = SelfParam("embedded", [MILL], train, args=args, eval_dataset=test).run()
+    assert result.metrics["exact/test/base"] == 0
+    assert result.metrics["exact/test/selfparam"] >= 0.75
+    assert result.metrics["exact/test/selfparam"] > result.metrics["exact/test/in_context"]
+    assert result.metrics["storage/inference_bytes"] == 0
 
 
 @pytest.fixture(scope="module")
