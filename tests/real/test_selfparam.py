@@ -1,4 +1,4 @@
-"""The real model: a passage into its weights, its prompts as a teacher; the published figures of the recommendations."""
+"""The real model: a passage into its weights, prompts of a teacher; and the published figures of recommendations."""
 
 from __future__ import annotations
 
