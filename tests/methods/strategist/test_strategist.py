@@ -113,7 +113,6 @@ def test_processes_play_the_same_games(calm, tmp_path):
 
 
 def test_ray_plays_the_same_games(calm, tmp_path):
-    pytest.importorskip("ray", reason="Ray is an extra")
     learnt(tmp_path / "run", executor="ray", workers=1, evolutions=1)
     for name in ("memory.json", "matches.npz", "replay.npz"):
         ours, theirs = (
