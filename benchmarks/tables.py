@@ -489,7 +489,7 @@ def selfparam_sequential(rows: dict[str, Row]) -> str:
         low, high = row["ci95"]
         kept, new = f"{row['value']:.1f} [{low:.1f}, {high:.1f}]", f"{row['comparator_value']:.1f}"
         teacher = ", plain teacher" if "plain" in group else ""
-        name = f"{names[arm].strip('*') if teacher else names[arm]}{teacher}: {which.removesuffix(' at the end')}"
+        name = f"{names[arm].replace('**', '') if teacher else names[arm]}{teacher}: {which.removesuffix(' at the end')}"
         drift = f"{row['drift']:.3f}" if "drift" in row else ""
         lines.append([name, ", ".join(map(str, row["seeds"])), new, kept, f"{row['all_passages']:.1f}", drift])
     return _table(lines)
