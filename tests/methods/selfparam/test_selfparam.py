@@ -126,6 +126,27 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tiny_folder, s
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_pairs_about_pieces_of_a_text_are_taken_back_and_questions_about_the_text_find_their_piece(
+    tiny_folder, settings, tmp_path
+):
+    text = "\n\n".join(p["text"] for p in PASSAGES)
+    passages = [{"id": "long", "text": text}]
+    test = [{"passage": "long", "question": pair["question"], "answer": pair["answer"]} for pair in TEST]
+    args = settings(chunk_words=20, baselines=("in_context",))
+    first = SelfParam(str(tiny_folder), passages, None, args=args, eval_dataset=test, retention=GENERAL)
+    assert [p.passage for p in first.test] == ["long#1", "long#2"]
+    first.run()
+    again = settings(chunk_words=20, baselines=("in_context",), output_dir=tmp_path / "again")
+    pairs = tmp_path / "run" / "pairs.jsonl"
+    second = SelfParam(str(tiny_folder), passages, pairs, args=again, eval_dataset=test, retention=GENERAL)
+    assert [p.id for p in second.passages] == ["long#1", "long#2"]
+    assert second.test == first.test
+    whole = [{"passage": "long", "question": p["question"], "answer": p["answer"]} for p in PAIRS]
+    third = SelfParam(str(tiny_folder), passages, whole, args=again, eval_dataset=[p.model_dump() for p in first.test])
+    assert [p.id for p in third.passages] == ["long"]
+    assert {p.passage for p in third.test} == {"long"}
+
+
 def test_other_settings_in_the_same_folder_are_refused_by_name(tiny_folder, settings):
     with build(tiny_folder, settings()):
         pass

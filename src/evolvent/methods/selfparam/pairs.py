@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from evolvent.data.files import read_jsonl, write_jsonl
 from evolvent.data.overlap import text_key
 from evolvent.data.parsing import squash
+from evolvent.data.passages import split_passages
 from evolvent.data.records import Passage
 from evolvent.errors import DataError
 
@@ -89,6 +90,42 @@ def read_pairs(source: Pairs, passages: Sequence[Passage], *, max_answer_words: 
     if not pairs:
         raise DataError(f"{source if isinstance(source, (str, Path)) else 'pairs'}: no pairs")
     return list(pairs.values())
+
+
+def pieces(passages: Sequence[Passage], max_words: int) -> list[Passage]:
+    """What :func:`split_passages` makes of each passage that it can cut; the others as they are."""
+    found: list[Passage] = []
+    for passage in passages:
+        try:
+            found += split_passages([passage], max_words)
+        except DataError:
+            found.append(passage)
+    return found
+
+
+def as_named(whole: Sequence[Passage], cut: Sequence[Passage], pairs: Sequence[QAPair]) -> list[Passage]:
+    """Passages as pairs name them: whole, or in the pieces that an earlier run's `pairs.jsonl` is about."""
+    named = {pair.passage for pair in pairs}
+    found: list[Passage] = []
+    for passage in whole:
+        own = [p for p in cut if p.id.startswith(f"{passage.id}#") and p not in whole]
+        in_pieces = any(p.id in named for p in own)
+        found += [passage] if passage.id in named or not in_pieces else []
+        found += own if in_pieces else []
+    return found
+
+
+def placed(pair: QAPair, passages: Sequence[Passage]) -> QAPair:
+    """A pair about a text, moved to the piece of it that holds the answer and most of the question's words."""
+    if pair.passage in {p.id for p in passages}:
+        return pair
+    text = (
+        pair.passage if any(p.id.startswith(f"{pair.passage}#") for p in passages) else pair.passage.rpartition("#")[0]
+    )
+    words = set(squash(pair.question).split())
+    own = [p for p in passages if p.id == text or p.id.startswith(f"{text}#")]
+    best = max(own, key=lambda p: (contains(p.text, pair.answer), len(words & set(squash(p.text).split()))))
+    return pair.model_copy(update={"passage": best.id})
 
 
 def write_pairs(path: Path, pairs: Iterable[QAPair]) -> None:

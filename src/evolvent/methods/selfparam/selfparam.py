@@ -35,7 +35,16 @@ from evolvent.methods.selfparam.measure import (
     sampled_texts,
     undrifted,
 )
-from evolvent.methods.selfparam.pairs import Pairs, QAPair, read_pairs, settle_conflicts, write_pairs
+from evolvent.methods.selfparam.pairs import (
+    Pairs,
+    QAPair,
+    as_named,
+    pieces,
+    placed,
+    read_pairs,
+    settle_conflicts,
+    write_pairs,
+)
 from evolvent.methods.selfparam.report import build_metrics, build_report
 from evolvent.methods.selfparam.storage import Storage
 from evolvent.methods.selfparam.teacher import (
@@ -129,10 +138,15 @@ class SelfParam(Storage):
             raise ConfigError('generator="split" makes no questions to measure with: give eval_dataset (--test)')
         super().__init__(model, args, on_progress or (lambda *_: None))
         whole = read_passages(passages)
-        self._given = read_pairs(pairs, whole, max_answer_words=args.max_answer_tokens) if pairs is not None else None
-        self.test = read_pairs(eval_dataset, whole) if eval_dataset is not None else []
-        # Pairs name their passage, so passages that bring pairs are not cut; the model's context bounds them.
-        self.passages = whole if pairs is not None else split_passages(whole, args.chunk_words)
+        cut = split_passages(whole, args.chunk_words) if pairs is None else pieces(whole, args.chunk_words)
+        known = [*whole, *(p for p in cut if p not in whole)]
+        words = args.max_answer_tokens
+        self._given = read_pairs(pairs, known, max_answer_words=words) if pairs is not None else None
+        # Pairs name their passage, so passages that bring pairs are cut only as these say; the model's context bounds
+        # them.
+        self.passages = cut if self._given is None else as_named(whole, cut, self._given)
+        asked = read_pairs(eval_dataset, known, max_answer_words=words) if eval_dataset is not None else []
+        self.test = [placed(pair, self.passages) for pair in asked]
         self.retention = [p.text for p in read_passages(retention)] if retention is not None else None
 
     # ------------------------------------------------------------------------------------------ the method
