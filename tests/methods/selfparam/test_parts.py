@@ -55,11 +55,21 @@ def test_passages_come_from_folders_files_rows_and_dialogues(tmp_path):
         ({"body": "x"}, r"got the fields \['body'\]"),
         ({"text": 7}, "got int"),
         ({"messages": "hi"}, "expected a list"),
+        (5, "expected a text or an object with 'text', got int"),
     ],
 )
 def test_a_bad_passage_says_where_and_what_was_expected(row, message):
     with pytest.raises(DataError, match=f"row 2.*{message}"):
         read_passages([{"text": "good"}, row])
+
+
+def test_bytes_that_are_no_text_are_counted(tmp_path, caplog):
+    (tmp_path / "old.txt").write_bytes("Zürich und Genève".encode("latin-1"))
+    (passage,) = read_passages(tmp_path)
+    assert passage.text == "Z\ufffdrich und Gen\ufffdve"
+    assert "old.txt: 2 places are not UTF-8" in caplog.text
+    with pytest.raises(DataError, match="got NoneType"):
+        read_passages(None)
 
 
 def test_long_texts_are_cut_at_paragraphs_then_at_sentences_and_lose_nothing():
@@ -90,12 +100,26 @@ def test_pairs_are_written_as_they_are_read(tmp_path):
         ({"passage": "p", "question": 3, "answer": "x"}, "field 'question'"),
         ({"passage": "x", "question": "Who?", "answer": "y"}, "got 'x'"),
         ({"passage": "p", "question": "Is it Keldrick Point?", "answer": "Keldrick Point"}, "already holds"),
-        ({"passage": "p", "question": "Who?", "answer": "a " * 50}, "at most 40 words"),
+        ({"passage": "p", "question": "Who?", "answer": "a " * 50}, "at most 40 words.*raise max_answer_tokens"),
+        ({"passage": "p", "question": "Who?", "answer": "x", "kind": "summary"}, "field 'kind'.*got 'summary'"),
+        ({"passage": "p", "question": "Who?", "answer": "x", "fact": 3}, "field 'fact'.*got 3"),
+        (("Who?", "x"), "expected an object with question and answer, got tuple"),
     ],
 )
 def test_a_bad_pair_says_where_and_what_was_expected(row, message):
     with pytest.raises(DataError, match=f"row 1.*{message}"):
         read_pairs([row], [LIGHTHOUSE])
+
+
+def test_pairs_of_several_passages_name_theirs_and_a_pair_without_a_fact_gets_one():
+    passages = read_passages(PASSAGES)
+    with pytest.raises(DataError, match="row 1, field 'passage': missing"):
+        read_pairs([{"question": "Who?", "answer": "x"}], passages)
+    for wrong in ({"question": "Who?", "answer": "x"}, None):
+        with pytest.raises(DataError, match="a list of rows, got"):
+            read_pairs(wrong, passages)
+    made = [QAPair(id=str(i), passage="bank", question=f"Who {i}?", answer=f"A {i}") for i in range(2)]
+    assert [p.fact for p in read_pairs(made, passages)] == ["bank:a 0", "bank:a 1"]
 
 
 def test_of_contradicting_passages_the_newest_holds():

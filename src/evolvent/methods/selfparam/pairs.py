@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evolvent.data.files import read_jsonl, write_jsonl
 from evolvent.data.overlap import text_key
@@ -72,20 +72,21 @@ def read_pairs(source: Pairs, passages: Sequence[Passage], *, max_answer_words: 
     known = {p.id for p in passages}
     pairs: dict[str, QAPair] = {}
     for place, row in _rows(source):
-        if isinstance(row, QAPair):
-            pair = row
-        else:
-            passage = row.get("passage", row.get("context_id", next(iter(known)) if len(known) == 1 else None))
-            texts = [_text(row, name, place) for name in ("question", "answer")]
-            kept = {k: row[k] for k in ("fact", "kind", "source", "begin") if row.get(k)}
-            pair = QAPair.of(str(passage), *texts, **kept)
+        pair = row if isinstance(row, QAPair) else _pair(row, place, next(iter(known)) if len(known) == 1 else None)
+        if not pair.fact:
+            pair = pair.model_copy(update={"fact": f"{pair.passage}:{squash(pair.answer)}"})
         if pair.passage not in known:
             shown = ", ".join(sorted(known)[:5])
             raise DataError(f"{place}, field 'passage': expected the id of a passage ({shown}), got {pair.passage!r}")
         if pair.kind != "split" and len(pair.answer.split()) > max_answer_words:
-            raise DataError(f"{place}, field 'answer': expected at most {max_answer_words} words, got {pair.answer!r}")
+            raise DataError(
+                f"{place}, field 'answer': expected at most {max_answer_words} words, got {pair.answer!r}: "
+                "shorten it, or raise max_answer_tokens"
+            )
         if contains(pair.question, pair.answer):
-            raise DataError(f"{place}, field 'question': it already holds its answer {pair.answer!r}")
+            raise DataError(
+                f"{place}, field 'question': it already holds its answer {pair.answer!r}: ask in other words"
+            )
         pairs[pair.id] = pair
     if not pairs:
         raise DataError(f"{source if isinstance(source, (str, Path)) else 'pairs'}: no pairs")
@@ -217,8 +218,27 @@ def _rows(source: Pairs) -> Iterator[tuple[str, QAPair | Mapping[str, Any]]]:
         if not path.is_file() or path.suffix != ".jsonl":
             raise DataError(f"{source}: no such file, or not .jsonl")
         yield from ((f"{path}, line {line}", row) for line, row in read_jsonl(path))
+    elif isinstance(source, Mapping) or not isinstance(source, Iterable):
+        raise DataError(f"pairs: expected a .jsonl file or a list of rows, got {type(source).__name__}")
     else:
         yield from ((f"pairs, row {number}", row) for number, row in enumerate(source, start=1))
+
+
+def _pair(row: Mapping[str, Any], place: str, only: str | None) -> QAPair:
+    """A row as a pair; `only` is the passage of rows that name none."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"{place}: expected an object with question and answer, got {type(row).__name__}")
+    passage = row.get("passage", row.get("context_id", only))
+    if passage is None:
+        raise DataError(f"{place}, field 'passage': missing; with several passages each pair names the id of its own")
+    texts = [_text(row, name, place) for name in ("question", "answer")]
+    kept = {k: row[k] for k in ("fact", "kind", "source", "begin") if row.get(k)}
+    try:
+        return QAPair.of(str(passage), *texts, **kept)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        said = f"{wrong['msg'][:1].lower()}{wrong['msg'][1:]}"
+        raise DataError(f"{place}, field {wrong['loc'][0]!r}: {said}, got {wrong['input']!r}") from error
 
 
 def _text(row: Mapping[str, Any], name: str, place: str) -> str:
