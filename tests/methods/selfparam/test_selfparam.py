@@ -163,6 +163,22 @@ def test_what_cannot_work_is_said_before_anything_is_computed(tiny_folder, setti
         build(tiny_folder, settings(strict=True)).run()
 
 
+@pytest.mark.parametrize(("repeated", "hint"), [(30, "auto"), (12, "all")])
+def test_a_passage_that_does_not_fit_the_context_is_named(tiny_folder, settings, repeated, hint):
+    long = {"id": "bank", "text": f"{PASSAGES[0]['text']} " * repeated}
+    more = [{"passage": "bank", "question": f"Who had room {i}?", "answer": f"Guest {i * 7}"} for i in range(9)]
+    args = settings(hint=hint, baselines=())
+    method = SelfParam(str(tiny_folder), [long, PASSAGES[1]], [*PAIRS, *more], args=args, eval_dataset=TEST)
+    with pytest.raises(ModelError, match=r"passage 'bank', .* more than the 256 .*cut the passage"):
+        method.run()
+
+
+def test_a_chat_needs_a_template(tiny_folder, settings):
+    (tiny_folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template, so formats"):
+        build(tiny_folder, settings(formats={"plain": 3, "chat": 1})).run()
+
+
 def test_without_general_text_the_model_rehearses_its_own(tiny_folder, settings):
     method = SelfParam(str(tiny_folder), PASSAGES, PAIRS, args=settings(baselines=()), eval_dataset=TEST)
     result = method.run()

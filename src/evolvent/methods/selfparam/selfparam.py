@@ -194,13 +194,17 @@ class SelfParam(Storage):
         """S2: which prompt lets the teacher read the passages; measured on some of the training pairs.
 
         Raises:
-            ModelError: none does, and `strict` is set.
+            ModelError: none does, and `strict` is set; or `formats` names "chat" and the model has no chat template.
         """
         asked = [p for p in self.pairs if p.kind != "split"]
         step = max(1, len(asked) // self.args.probe_pairs)
         asked = asked[::step][: self.args.probe_pairs]
         shots = self.args.shots
         forms: list[Format] = list(dict.fromkeys(["plain", *self.args.formats]))
+        if "chat" in forms and not self.base.tokenizer.chat_template:
+            raise ModelError(
+                f'{self.reference}: no chat template, so formats={{"plain": 1}} is all it can be trained in'
+            )
 
         def compute(folder: Path) -> None:
             teacher = Teacher(self.base, self.passages, self.pairs)
@@ -236,13 +240,13 @@ class SelfParam(Storage):
         """S3: the teacher's predictions of every answer, computed once and stored; pairs that teach nothing go.
 
         Raises:
-            NothingSelectedError: no pair is left; says why.
+            NothingSelectedError: no pair is left; says why. ModelError: a passage is longer than the model's context.
         """
         args = self.args
 
         def compute(folder: Path) -> None:
             base, teacher = self.base, Teacher(self.base, self.passages, self.pairs)
-            rows = [teacher.teacher(p, self.prompts[f]) for p, f in zip(self.pairs, self.formats, strict=True)]
+            rows = teacher.rows(self.pairs, [self.prompts[f] for f in self.formats])
             students = [teacher.student(p, f) for p, f in zip(self.pairs, self.formats, strict=True)]
             alone = [float(r.gold.mean()) for r in token_distributions(base, students, top_k=1)]
             lengths = [len(answer) for _, answer in students]
