@@ -12,7 +12,8 @@ import torch
 from conftest_data import GENERAL, PAIRS, PASSAGES, TEST
 from transformers import AutoModelForCausalLM
 
-from evolvent.errors import ConfigError, DataError, ModelError
+from evolvent.errors import ConfigError, DataError, EndpointError, ModelError, PromptErrors
+from evolvent.methods.selfparam import generation
 from evolvent.methods.selfparam.selfparam import SelfParam
 from evolvent.methods.selfparam.weights import read_ledger, roll_back
 from evolvent.models.protocol import Sampling
@@ -234,6 +235,21 @@ def test_a_generator_that_writes_nothing_usable_leaves_the_passage_to_the_rules(
     assert {pair.passage for pair in pairs} == {"bank", "cup"}
     assert method.rejected["passages left to the rules"] == 2
     assert sum(method.rejected.values()) > 2
+
+
+def test_a_passage_that_the_generator_refuses_is_left_to_the_rules(tiny_folder, settings, monkeypatch):
+    class Refusing:
+        name = "refusing"
+
+        def generate(self, prompts, sampling):
+            raise PromptErrors({0: EndpointError("400: longer than the context")}, [None])
+
+    monkeypatch.setattr(generation, "load", lambda reference: Refusing())
+    args = settings(generator="endpoint:x@http://localhost:1/v1", baselines=(), max_rounds=2)
+    with SelfParam(str(tiny_folder), PASSAGES, None, args=args, eval_dataset=TEST) as method:
+        pairs = method.prepare()
+    assert {(pair.passage, pair.source) for pair in pairs} == {("bank", "rules"), ("cup", "rules")}
+    assert method.rejected["the generator failed"] == 4
 
 
 @pytest.mark.real

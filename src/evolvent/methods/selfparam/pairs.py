@@ -163,12 +163,18 @@ def settle_conflicts(
 
 
 def acceptable(
-    passage: Passage, candidates: Sequence[QAPair], earlier: Sequence[QAPair], rejected: Counter[str]
+    passage: Passage,
+    candidates: Sequence[QAPair],
+    earlier: Sequence[QAPair],
+    rejected: Counter[str],
+    *,
+    max_words: int = 40,
 ) -> list[QAPair]:
     """Generated pairs that are well-formed and new; every reason for a rejection is counted."""
     kept: list[QAPair] = []
     for pair in candidates:
-        reason = _why_not(passage, pair, [*earlier, *kept])
+        long = len(pair.answer.split()) > max_words
+        reason = "answer too long" if long else _why_not(passage, pair, [*earlier, *kept])
         if reason:
             rejected[reason] += 1
         else:

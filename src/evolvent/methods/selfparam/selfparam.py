@@ -179,7 +179,7 @@ class SelfParam(Storage):
                 {"generator": self.args.generator, "pairs": self.args.pairs_per_passage, "seed": self.args.seed},
                 compute,
                 lambda folder: (
-                    read_pairs(folder / "pairs.jsonl", self.passages),
+                    read_pairs(folder / "pairs.jsonl", self.passages, max_answer_words=self.args.max_answer_tokens),
                     json.loads((folder / "rejected.json").read_text()),
                 ),
             )
