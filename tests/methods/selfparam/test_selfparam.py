@@ -85,6 +85,13 @@ def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settin
         roll_back(result.output_dir, 3)
 
 
+def test_a_passage_that_no_question_is_about_leaves_no_number_that_json_does_not_know(tiny_folder, settings):
+    args = settings(mode="sequential", baselines=())
+    result = SelfParam(str(tiny_folder), PASSAGES, PAIRS, args=args, eval_dataset=TEST[1:], retention=GENERAL).run()
+    assert "NaN" not in (result.output_dir / "metrics.json").read_text()
+    assert result.metrics["exact/after/selfparam/1"] == [None]
+
+
 def test_a_repeated_run_computes_nothing_and_says_the_same(tiny_folder, settings):
     first = build(tiny_folder, settings()).run()
     events = (first.output_dir / "events.jsonl").read_text().count("stage-started")
