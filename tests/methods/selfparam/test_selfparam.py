@@ -75,6 +75,7 @@ def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settin
     first = tmp_path / "run" / "stages" / rows[0]["stage"] / "checkpoint"
     expected = AutoModelForCausalLM.from_pretrained(first).state_dict()
     roll_back(result.output_dir, 2)
+    assert [row["in_checkpoint"] for row in read_ledger(result.output_dir)] == [True, False]
     back = AutoModelForCausalLM.from_pretrained(result.model).state_dict()
     assert all(torch.equal(expected[k], back[k]) for k in expected)
     roll_back(result.output_dir, 1)
@@ -83,6 +84,10 @@ def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settin
     assert all(torch.equal(original[k], again[k]) for k in original)
     with pytest.raises(DataError, match="no injection 3"):
         roll_back(result.output_dir, 3)
+    assert [row["in_checkpoint"] for row in read_ledger(result.output_dir)] == [False, False]
+    Path(result.model).rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"checkpoint/evolvent\.json: no such file"):
+        roll_back(result.output_dir, 2)
 
 
 def test_a_passage_that_no_question_is_about_leaves_no_number_that_json_does_not_know(tiny_folder, settings):
