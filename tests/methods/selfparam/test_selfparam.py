@@ -167,6 +167,16 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(tiny_folder, sett
         pass
 
 
+def test_results_of_weights_that_have_changed_since_are_not_taken(tiny_folder, settings):
+    with build(tiny_folder, settings()) as method:
+        method.prepare()
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    model.save_pretrained(tiny_folder)
+    with build(tiny_folder, settings()) as method, pytest.raises(ConfigError, match="other weights"):
+        method.prepare()
+
+
 def test_what_cannot_work_is_said_before_anything_is_computed(tiny_folder, settings):
     with pytest.raises(ModelError, match="endpoint"):
         SelfParam("endpoint:x@http://localhost:1/v1", PASSAGES, PAIRS, args=settings())

@@ -110,8 +110,9 @@ class SelfParam(Storage):
         on_progress: called with (stage, done, total, note).
 
     Raises:
-        DataError: unusable passages or pairs; ConfigError: the run folder holds another run; ModelError: the model has
-            no local weights, or the teacher cannot read the passages and `args.strict` is set.
+        DataError: unusable passages or pairs; ConfigError: the run folder holds another run, or one of other weights;
+            ModelError: the model has no local weights, or the teacher cannot read the passages and `args.strict` is
+            set.
 
     Example:
         >>> from evolvent import SelfParam, SelfParamConfig
@@ -172,6 +173,7 @@ class SelfParam(Storage):
             write_pairs(folder / "pairs.jsonl", made)
             (folder / "rejected.json").write_text(json.dumps(rejected))
 
+        self.check_weights()
         self.rejected: dict[str, int] = {}
         if self._given is None:
             made, self.rejected = self.stage(
