@@ -139,13 +139,14 @@ def ask(
 
 @app.command("ledger")
 def ledger(folder: Folder) -> None:
-    """The injections of a run: what went in, and whether the weights after it are still there."""
+    """The injections of a run: what went in, what is in the checkpoint, and whether the weights after it are kept."""
     from evolvent.methods.selfparam.weights import read_ledger
 
-    table = Table("injection", "passages", "pairs", "steps", "weights kept")
+    table = Table("injection", "passages", "pairs", "steps", "in the checkpoint", "weights kept")
     for row in read_ledger(folder):
         shown = ", ".join(row["passages"][:3]) + (" …" if len(row["passages"]) > 3 else "")
-        table.add_row(str(row["id"]), shown, str(row["pairs"]), str(row["steps"]), "yes" if row["weights"] else "no")
+        said = ["yes" if yes else "no" for yes in (row.get("in_checkpoint", True), row["weights"])]
+        table.add_row(str(row["id"]), shown, str(row["pairs"]), str(row["steps"]), *said)
     console.print(table)
 
 
@@ -153,7 +154,7 @@ def ledger(folder: Folder) -> None:
 def rollback(
     folder: Folder, injection: Annotated[int, typer.Argument(help="its number in the ledger; it and later ones go")]
 ) -> None:
-    """Make the run's checkpoint the model as it was right before an injection."""
+    """Make the run's checkpoint the model as it was right before an injection; `run` makes the whole one again."""
     from evolvent.methods.selfparam.weights import roll_back
 
     console.print(f"model   {roll_back(folder, injection)}", soft_wrap=True, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from evolvent.errors import DataError
 
 Passages = str | Path | Iterable["Passage | str | Mapping[str, Any]"]  # what methods take
 
+logger = logging.getLogger(__name__)
+UNREADABLE = "\ufffd"  # what stands for bytes that are no text
 TEXT_SUFFIXES = (".txt", ".md")
 TEXT_COLUMNS = ("text", "context", "passage", "document", "content")
 _SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
@@ -78,11 +81,15 @@ def sentences(text: str) -> list[str]:
 
 
 def _passages(source: Passages) -> Iterator[tuple[Passage, str]]:
+    if isinstance(source, Mapping) or not isinstance(source, (str, Path, Iterable)):
+        raise DataError(f"passages: expected a folder, a file or a list, got {type(source).__name__}")
     if not isinstance(source, (str, Path)):
         for number, row in enumerate(source, start=1):
             place = f"passages, row {number}"
             if isinstance(row, Passage):
                 yield row, place
+            elif not isinstance(row, (str, Mapping)):
+                raise DataError(f"{place}: expected a text or an object with 'text', got {type(row).__name__}")
             else:
                 yield _from_row({"text": row} if isinstance(row, str) else dict(row), place), place
         return
@@ -100,7 +107,11 @@ def _passages(source: Passages) -> Iterator[tuple[Passage, str]]:
 
 
 def _from_file(file: Path, name: str) -> Passage:
-    text = file.read_bytes().decode("utf-8-sig", errors="replace")
+    content = file.read_bytes()
+    text = content.decode("utf-8-sig", errors="replace")
+    broken = text.count(UNREADABLE) - content.count(UNREADABLE.encode())
+    if broken:
+        logger.warning("%s: %d places are not UTF-8 and became %s: save the file as UTF-8", file, broken, UNREADABLE)
     heading = re.match(r"#\s+(.+)", text) if file.suffix.lower() == ".md" else None
     return Passage(id=name, text=text, title=heading[1].strip() if heading else None)
 

@@ -109,6 +109,8 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    if percent:
+        axes.set_ylim(-4, 104)
     _legend_above(axes, len(curves))
     return _svg(figure)
 

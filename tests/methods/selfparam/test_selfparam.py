@@ -12,7 +12,8 @@ import torch
 from conftest_data import GENERAL, PAIRS, PASSAGES, TEST
 from transformers import AutoModelForCausalLM
 
-from evolvent.errors import ConfigError, DataError, ModelError
+from evolvent.errors import ConfigError, DataError, EndpointError, ModelError, PromptErrors
+from evolvent.methods.selfparam import generation
 from evolvent.methods.selfparam.selfparam import SelfParam
 from evolvent.methods.selfparam.weights import read_ledger, roll_back
 from evolvent.models.protocol import Sampling
@@ -74,6 +75,7 @@ def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settin
     first = tmp_path / "run" / "stages" / rows[0]["stage"] / "checkpoint"
     expected = AutoModelForCausalLM.from_pretrained(first).state_dict()
     roll_back(result.output_dir, 2)
+    assert [row["in_checkpoint"] for row in read_ledger(result.output_dir)] == [True, False]
     back = AutoModelForCausalLM.from_pretrained(result.model).state_dict()
     assert all(torch.equal(expected[k], back[k]) for k in expected)
     roll_back(result.output_dir, 1)
@@ -82,6 +84,17 @@ def test_sequential_injections_can_be_rolled_back_one_by_one(tiny_folder, settin
     assert all(torch.equal(original[k], again[k]) for k in original)
     with pytest.raises(DataError, match="no injection 3"):
         roll_back(result.output_dir, 3)
+    assert [row["in_checkpoint"] for row in read_ledger(result.output_dir)] == [False, False]
+    Path(result.model).rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"checkpoint/evolvent\.json: no such file"):
+        roll_back(result.output_dir, 2)
+
+
+def test_a_passage_that_no_question_is_about_leaves_no_number_that_json_does_not_know(tiny_folder, settings):
+    args = settings(mode="sequential", baselines=())
+    result = SelfParam(str(tiny_folder), PASSAGES, PAIRS, args=args, eval_dataset=TEST[1:], retention=GENERAL).run()
+    assert "NaN" not in (result.output_dir / "metrics.json").read_text()
+    assert result.metrics["exact/after/selfparam/1"] == [None]
 
 
 def test_a_repeated_run_computes_nothing_and_says_the_same(tiny_folder, settings):
@@ -126,11 +139,42 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tiny_folder, s
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_pairs_about_pieces_of_a_text_are_taken_back_and_questions_about_the_text_find_their_piece(
+    tiny_folder, settings, tmp_path
+):
+    text = "\n\n".join(p["text"] for p in PASSAGES)
+    passages = [{"id": "long", "text": text}]
+    test = [{"passage": "long", "question": pair["question"], "answer": pair["answer"]} for pair in TEST]
+    args = settings(chunk_words=20, baselines=("in_context",))
+    first = SelfParam(str(tiny_folder), passages, None, args=args, eval_dataset=test, retention=GENERAL)
+    assert [p.passage for p in first.test] == ["long#1", "long#2"]
+    first.run()
+    again = settings(chunk_words=20, baselines=("in_context",), output_dir=tmp_path / "again")
+    pairs = tmp_path / "run" / "pairs.jsonl"
+    second = SelfParam(str(tiny_folder), passages, pairs, args=again, eval_dataset=test, retention=GENERAL)
+    assert [p.id for p in second.passages] == ["long#1", "long#2"]
+    assert second.test == first.test
+    whole = [{"passage": "long", "question": p["question"], "answer": p["answer"]} for p in PAIRS]
+    third = SelfParam(str(tiny_folder), passages, whole, args=again, eval_dataset=[p.model_dump() for p in first.test])
+    assert [p.id for p in third.passages] == ["long"]
+    assert {p.passage for p in third.test} == {"long"}
+
+
 def test_other_settings_in_the_same_folder_are_refused_by_name(tiny_folder, settings):
     with build(tiny_folder, settings()):
         pass
     with pytest.raises(ConfigError, match="top_k"), build(tiny_folder, settings(top_k=8)):
         pass
+
+
+def test_results_of_weights_that_have_changed_since_are_not_taken(tiny_folder, settings):
+    with build(tiny_folder, settings()) as method:
+        method.prepare()
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    model.save_pretrained(tiny_folder)
+    with build(tiny_folder, settings()) as method, pytest.raises(ConfigError, match="other weights"):
+        method.prepare()
 
 
 def test_what_cannot_work_is_said_before_anything_is_computed(tiny_folder, settings):
@@ -140,6 +184,22 @@ def test_what_cannot_work_is_said_before_anything_is_computed(tiny_folder, setti
         SelfParam(str(tiny_folder), PASSAGES, [{"passage": "ghost", "question": "q?", "answer": "a"}], args=settings())
     with pytest.raises(ModelError, match="nats per token"):
         build(tiny_folder, settings(strict=True)).run()
+
+
+@pytest.mark.parametrize(("repeated", "hint"), [(30, "auto"), (12, "all")])
+def test_a_passage_that_does_not_fit_the_context_is_named(tiny_folder, settings, repeated, hint):
+    long = {"id": "bank", "text": f"{PASSAGES[0]['text']} " * repeated}
+    more = [{"passage": "bank", "question": f"Who had room {i}?", "answer": f"Guest {i * 7}"} for i in range(9)]
+    args = settings(hint=hint, baselines=())
+    method = SelfParam(str(tiny_folder), [long, PASSAGES[1]], [*PAIRS, *more], args=args, eval_dataset=TEST)
+    with pytest.raises(ModelError, match=r"passage 'bank', .* more than the 256 .*cut the passage"):
+        method.run()
+
+
+def test_a_chat_needs_a_template(tiny_folder, settings):
+    (tiny_folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template, so formats"):
+        build(tiny_folder, settings(formats={"plain": 3, "chat": 1})).run()
 
 
 def test_without_general_text_the_model_rehearses_its_own(tiny_folder, settings):
@@ -197,6 +257,21 @@ def test_a_generator_that_writes_nothing_usable_leaves_the_passage_to_the_rules(
     assert {pair.passage for pair in pairs} == {"bank", "cup"}
     assert method.rejected["passages left to the rules"] == 2
     assert sum(method.rejected.values()) > 2
+
+
+def test_a_passage_that_the_generator_refuses_is_left_to_the_rules(tiny_folder, settings, monkeypatch):
+    class Refusing:
+        name = "refusing"
+
+        def generate(self, prompts, sampling):
+            raise PromptErrors({0: EndpointError("400: longer than the context")}, [None])
+
+    monkeypatch.setattr(generation, "load", lambda reference: Refusing())
+    args = settings(generator="endpoint:x@http://localhost:1/v1", baselines=(), max_rounds=2)
+    with SelfParam(str(tiny_folder), PASSAGES, None, args=args, eval_dataset=TEST) as method:
+        pairs = method.prepare()
+    assert {(pair.passage, pair.source) for pair in pairs} == {("bank", "rules"), ("cup", "rules")}
+    assert method.rejected["the generator failed"] == 4
 
 
 @pytest.mark.real

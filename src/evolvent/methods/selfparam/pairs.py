@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evolvent.data.files import read_jsonl, write_jsonl
 from evolvent.data.overlap import text_key
 from evolvent.data.parsing import squash
+from evolvent.data.passages import split_passages
 from evolvent.data.records import Passage
 from evolvent.errors import DataError
 
@@ -71,24 +72,61 @@ def read_pairs(source: Pairs, passages: Sequence[Passage], *, max_answer_words: 
     known = {p.id for p in passages}
     pairs: dict[str, QAPair] = {}
     for place, row in _rows(source):
-        if isinstance(row, QAPair):
-            pair = row
-        else:
-            passage = row.get("passage", row.get("context_id", next(iter(known)) if len(known) == 1 else None))
-            texts = [_text(row, name, place) for name in ("question", "answer")]
-            kept = {k: row[k] for k in ("fact", "kind", "source", "begin") if row.get(k)}
-            pair = QAPair.of(str(passage), *texts, **kept)
+        pair = row if isinstance(row, QAPair) else _pair(row, place, next(iter(known)) if len(known) == 1 else None)
+        if not pair.fact:
+            pair = pair.model_copy(update={"fact": f"{pair.passage}:{squash(pair.answer)}"})
         if pair.passage not in known:
             shown = ", ".join(sorted(known)[:5])
             raise DataError(f"{place}, field 'passage': expected the id of a passage ({shown}), got {pair.passage!r}")
         if pair.kind != "split" and len(pair.answer.split()) > max_answer_words:
-            raise DataError(f"{place}, field 'answer': expected at most {max_answer_words} words, got {pair.answer!r}")
+            raise DataError(
+                f"{place}, field 'answer': expected at most {max_answer_words} words, got {pair.answer!r}: "
+                "shorten it, or raise max_answer_tokens"
+            )
         if contains(pair.question, pair.answer):
-            raise DataError(f"{place}, field 'question': it already holds its answer {pair.answer!r}")
+            raise DataError(
+                f"{place}, field 'question': it already holds its answer {pair.answer!r}: ask in other words"
+            )
         pairs[pair.id] = pair
     if not pairs:
         raise DataError(f"{source if isinstance(source, (str, Path)) else 'pairs'}: no pairs")
     return list(pairs.values())
+
+
+def pieces(passages: Sequence[Passage], max_words: int) -> list[Passage]:
+    """What :func:`split_passages` makes of each passage that it can cut; the others as they are."""
+    found: list[Passage] = []
+    for passage in passages:
+        try:
+            found += split_passages([passage], max_words)
+        except DataError:
+            found.append(passage)
+    return found
+
+
+def as_named(whole: Sequence[Passage], cut: Sequence[Passage], pairs: Sequence[QAPair]) -> list[Passage]:
+    """Passages as pairs name them: whole, or in the pieces that an earlier run's `pairs.jsonl` is about."""
+    named = {pair.passage for pair in pairs}
+    found: list[Passage] = []
+    for passage in whole:
+        own = [p for p in cut if p.id.startswith(f"{passage.id}#") and p not in whole]
+        in_pieces = any(p.id in named for p in own)
+        found += [passage] if passage.id in named or not in_pieces else []
+        found += own if in_pieces else []
+    return found
+
+
+def placed(pair: QAPair, passages: Sequence[Passage]) -> QAPair:
+    """A pair about a text, moved to the piece of it that holds the answer and most of the question's words."""
+    if pair.passage in {p.id for p in passages}:
+        return pair
+    text = (
+        pair.passage if any(p.id.startswith(f"{pair.passage}#") for p in passages) else pair.passage.rpartition("#")[0]
+    )
+    words = set(squash(pair.question).split())
+    own = [p for p in passages if p.id == text or p.id.startswith(f"{text}#")]
+    best = max(own, key=lambda p: (contains(p.text, pair.answer), len(words & set(squash(p.text).split()))))
+    return pair.model_copy(update={"passage": best.id})
 
 
 def write_pairs(path: Path, pairs: Iterable[QAPair]) -> None:
@@ -125,12 +163,18 @@ def settle_conflicts(
 
 
 def acceptable(
-    passage: Passage, candidates: Sequence[QAPair], earlier: Sequence[QAPair], rejected: Counter[str]
+    passage: Passage,
+    candidates: Sequence[QAPair],
+    earlier: Sequence[QAPair],
+    rejected: Counter[str],
+    *,
+    max_words: int = 40,
 ) -> list[QAPair]:
     """Generated pairs that are well-formed and new; every reason for a rejection is counted."""
     kept: list[QAPair] = []
     for pair in candidates:
-        reason = _why_not(passage, pair, [*earlier, *kept])
+        long = len(pair.answer.split()) > max_words
+        reason = "answer too long" if long else _why_not(passage, pair, [*earlier, *kept])
         if reason:
             rejected[reason] += 1
         else:
@@ -180,8 +224,27 @@ def _rows(source: Pairs) -> Iterator[tuple[str, QAPair | Mapping[str, Any]]]:
         if not path.is_file() or path.suffix != ".jsonl":
             raise DataError(f"{source}: no such file, or not .jsonl")
         yield from ((f"{path}, line {line}", row) for line, row in read_jsonl(path))
+    elif isinstance(source, Mapping) or not isinstance(source, Iterable):
+        raise DataError(f"pairs: expected a .jsonl file or a list of rows, got {type(source).__name__}")
     else:
         yield from ((f"pairs, row {number}", row) for number, row in enumerate(source, start=1))
+
+
+def _pair(row: Mapping[str, Any], place: str, only: str | None) -> QAPair:
+    """A row as a pair; `only` is the passage of rows that name none."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"{place}: expected an object with question and answer, got {type(row).__name__}")
+    passage = row.get("passage", row.get("context_id", only))
+    if passage is None:
+        raise DataError(f"{place}, field 'passage': missing; with several passages each pair names the id of its own")
+    texts = [_text(row, name, place) for name in ("question", "answer")]
+    kept = {k: row[k] for k in ("fact", "kind", "source", "begin") if row.get(k)}
+    try:
+        return QAPair.of(str(passage), *texts, **kept)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        said = f"{wrong['msg'][:1].lower()}{wrong['msg'][1:]}"
+        raise DataError(f"{place}, field {wrong['loc'][0]!r}: {said}, got {wrong['input']!r}") from error
 
 
 def _text(row: Mapping[str, Any], name: str, place: str) -> str:

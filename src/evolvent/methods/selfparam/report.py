@@ -57,7 +57,9 @@ def build_metrics(method: SelfParam) -> dict[str, Any]:
     for name, steps in method.arms.items():
         for number, step in enumerate(steps, start=1):
             if step.retained is not None:
-                metrics[f"exact/after/{name}/{number}"] = [float(np.mean(hits)) for hits in step.retained]
+                metrics[f"exact/after/{name}/{number}"] = [
+                    float(np.mean(hits)) if hits else None for hits in step.retained
+                ]
     metrics["pairs/learnt"] = len(method.learnt)
     metrics |= {f"pairs/{reason}": count for reason, count in {**method.dropped, **method.rejected}.items()}
     metrics["pairs/conflicts"] = len(method.conflicts)
@@ -128,17 +130,18 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
         "How the teacher reads",
         [
             "prompt",
-            "answers, nats per token",
-            "tokens it would choose, %",
+            "nats per token",
+            "tokens, %",
             "first tokens, %",
             "entropy, nats",
-            "outside the stored, %",
+            "not stored, %",
         ],
         [
             [str(r.prompt), f"{r.gold:.2f}", f"{r.greedy:.0%}", f"{r.first:.0%}", f"{r.entropy:.2f}", f"{r.tail:.1%}"]
             for r in method.probed
         ],
-        "On training pairs; a teacher that reads below -1 nats per token has little to teach.",
+        "On training pairs: log-probability of the given answers, share of their tokens that the teacher would choose, "
+        "and probability outside the stored tokens. A teacher that reads below -1 nats per token has little to teach.",
         strong=next((i for i, r in enumerate(method.probed) if r.prompt in method.prompts.values()), -1),
     )
     shown = [
@@ -149,6 +152,8 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
     notes = [f"{said[:1].upper()}{said[1:]}." for said in method.conflicts]
     notes += [f"{count} pairs left out: {reason}." for reason, count in method.dropped.items() if count]
     notes += [f"The teacher ({row.prompt}) reads badly: {row.gold:.2f} nats per token." for row in method.unread]
+    if method.args.retention_rows and method.args.retention_weight and not method.text:
+        notes.append("The general text is too short to be mixed in: all of it was measured on.")
     if method.retention is None:
         notes.append("No general text was given: retention and drift use texts that the model itself wrote.")
     report.text("What to know", notes or ["Nothing was left out."])
@@ -214,7 +219,7 @@ def first_ones(steps: Sequence[Trained]) -> list[tuple[int, float]]:
     return [
         (number, float(np.mean([hit for hits in step.retained[:first] for hit in hits])))
         for number, step in enumerate(steps, start=1)
-        if step.retained
+        if step.retained and any(step.retained[:first])
     ]
 
 

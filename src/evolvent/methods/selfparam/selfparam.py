@@ -35,7 +35,16 @@ from evolvent.methods.selfparam.measure import (
     sampled_texts,
     undrifted,
 )
-from evolvent.methods.selfparam.pairs import Pairs, QAPair, read_pairs, settle_conflicts, write_pairs
+from evolvent.methods.selfparam.pairs import (
+    Pairs,
+    QAPair,
+    as_named,
+    pieces,
+    placed,
+    read_pairs,
+    settle_conflicts,
+    write_pairs,
+)
 from evolvent.methods.selfparam.report import build_metrics, build_report
 from evolvent.methods.selfparam.storage import Storage
 from evolvent.methods.selfparam.teacher import (
@@ -101,8 +110,9 @@ class SelfParam(Storage):
         on_progress: called with (stage, done, total, note).
 
     Raises:
-        DataError: unusable passages or pairs; ConfigError: the run folder holds another run; ModelError: the model has
-            no local weights, or the teacher cannot read the passages and `args.strict` is set.
+        DataError: unusable passages or pairs; ConfigError: the run folder holds another run, or one of other weights;
+            ModelError: the model has no local weights, or the teacher cannot read the passages and `args.strict` is
+            set.
 
     Example:
         >>> from evolvent import SelfParam, SelfParamConfig
@@ -129,10 +139,15 @@ class SelfParam(Storage):
             raise ConfigError('generator="split" makes no questions to measure with: give eval_dataset (--test)')
         super().__init__(model, args, on_progress or (lambda *_: None))
         whole = read_passages(passages)
-        self._given = read_pairs(pairs, whole, max_answer_words=args.max_answer_tokens) if pairs is not None else None
-        self.test = read_pairs(eval_dataset, whole) if eval_dataset is not None else []
-        # Pairs name their passage, so passages that bring pairs are not cut; the model's context bounds them.
-        self.passages = whole if pairs is not None else split_passages(whole, args.chunk_words)
+        cut = split_passages(whole, args.chunk_words) if pairs is None else pieces(whole, args.chunk_words)
+        known = [*whole, *(p for p in cut if p not in whole)]
+        words = args.max_answer_tokens
+        self._given = read_pairs(pairs, known, max_answer_words=words) if pairs is not None else None
+        # Pairs name their passage, so passages that bring pairs are cut only as these say; the model's context bounds
+        # them.
+        self.passages = cut if self._given is None else as_named(whole, cut, self._given)
+        asked = read_pairs(eval_dataset, known, max_answer_words=words) if eval_dataset is not None else []
+        self.test = [placed(pair, self.passages) for pair in asked]
         self.retention = [p.text for p in read_passages(retention)] if retention is not None else None
 
     # ------------------------------------------------------------------------------------------ the method
@@ -158,6 +173,7 @@ class SelfParam(Storage):
             write_pairs(folder / "pairs.jsonl", made)
             (folder / "rejected.json").write_text(json.dumps(rejected))
 
+        self.check_weights()
         self.rejected: dict[str, int] = {}
         if self._given is None:
             made, self.rejected = self.stage(
@@ -165,7 +181,7 @@ class SelfParam(Storage):
                 {"generator": self.args.generator, "pairs": self.args.pairs_per_passage, "seed": self.args.seed},
                 compute,
                 lambda folder: (
-                    read_pairs(folder / "pairs.jsonl", self.passages),
+                    read_pairs(folder / "pairs.jsonl", self.passages, max_answer_words=self.args.max_answer_tokens),
                     json.loads((folder / "rejected.json").read_text()),
                 ),
             )
@@ -180,13 +196,17 @@ class SelfParam(Storage):
         """S2: which prompt lets the teacher read the passages; measured on some of the training pairs.
 
         Raises:
-            ModelError: none does, and `strict` is set.
+            ModelError: none does, and `strict` is set; or `formats` names "chat" and the model has no chat template.
         """
         asked = [p for p in self.pairs if p.kind != "split"]
         step = max(1, len(asked) // self.args.probe_pairs)
         asked = asked[::step][: self.args.probe_pairs]
         shots = self.args.shots
         forms: list[Format] = list(dict.fromkeys(["plain", *self.args.formats]))
+        if "chat" in forms and not self.base.tokenizer.chat_template:
+            raise ModelError(
+                f'{self.reference}: no chat template, so formats={{"plain": 1}} is all it can be trained in'
+            )
 
         def compute(folder: Path) -> None:
             teacher = Teacher(self.base, self.passages, self.pairs)
@@ -222,13 +242,13 @@ class SelfParam(Storage):
         """S3: the teacher's predictions of every answer, computed once and stored; pairs that teach nothing go.
 
         Raises:
-            NothingSelectedError: no pair is left; says why.
+            NothingSelectedError: no pair is left; says why. ModelError: a passage is longer than the model's context.
         """
         args = self.args
 
         def compute(folder: Path) -> None:
             base, teacher = self.base, Teacher(self.base, self.passages, self.pairs)
-            rows = [teacher.teacher(p, self.prompts[f]) for p, f in zip(self.pairs, self.formats, strict=True)]
+            rows = teacher.rows(self.pairs, [self.prompts[f] for f in self.formats])
             students = [teacher.student(p, f) for p, f in zip(self.pairs, self.formats, strict=True)]
             alone = [float(r.gold.mean()) for r in token_distributions(base, students, top_k=1)]
             lengths = [len(answer) for _, answer in students]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
+from evolvent.data.files import write_json
+from evolvent.errors import ConfigError
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.models.local import LocalModel
-from evolvent.models.resolve import load_local
+from evolvent.models.resolve import checkpoint_folder, load_local
+from evolvent.runs.lineage import weight_digest
 from evolvent.runs.stages import OnProgress, Stages
 from evolvent.training.finetune import save_checkpoint
 
@@ -39,6 +43,22 @@ class Storage(Stages):
     def reference(self) -> str:
         """The original model, as training can load it."""
         return str(self._model) if isinstance(self._model, (str, Path)) else self.kept(self._model, save_checkpoint)
+
+    def check_weights(self) -> None:
+        """Stages know the model by its reference; a folder's weights may have changed since.
+
+        Raises:
+            ConfigError: the run folder's results are of other weights than the model has now.
+        """
+        file = self.folder.path("model.json")
+        now = {"reference": self.reference, "weights": weight_digest(checkpoint_folder(self.reference))}
+        before = json.loads(file.read_text()) if file.is_file() else now
+        if before["reference"] == now["reference"] and before["weights"] != now["weights"]:
+            raise ConfigError(
+                f"{self.folder.folder}: its results are of other weights than {self.reference} holds now: choose "
+                "another output_dir, or put the weights back"
+            )
+        write_json(file, now)
 
     @property
     def base(self) -> LocalModel:

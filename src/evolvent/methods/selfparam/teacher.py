@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from evolvent.data.records import Passage
+from evolvent.errors import ModelError
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.pairs import QAPair
 from evolvent.models.distributions import TokenDistributions, token_distributions
@@ -176,6 +177,22 @@ class Teacher:
             )
         return found
 
+    def rows(self, pairs: Sequence[QAPair], prompts: Sequence[TeacherPrompt]) -> list[tuple[list[int], list[int]]]:
+        """What the teacher reads and predicts of each pair, in its prompt.
+
+        Raises:
+            ModelError: a row is longer than the model's context; names its passage.
+        """
+        rows = [self.teacher(pair, prompt) for pair, prompt in zip(pairs, prompts, strict=True)]
+        for pair, prompt, (before, answer) in zip(pairs, prompts, rows, strict=True):
+            if len(before) + len(answer) > self.model.context_length:
+                raise ModelError(
+                    f"passage {pair.passage!r}, {pair.question!r}: the teacher ({prompt}) reads {len(before)} + "
+                    f"{len(answer)} tokens, more than the {self.model.context_length} of {self.model.name}: cut the "
+                    'passage and its pairs into shorter ones, or set shots=0 or hint="off"'
+                )
+        return rows
+
     # ------------------------------------------------------------------------------------------ parts
 
     def _ids(self, text: str) -> list[int]:
@@ -285,7 +302,8 @@ def chosen(rows: Sequence[ProbeRow], form: Format, args: SelfParamConfig) -> Tea
     if args.hint == "auto":
         plain, any_of = best([row for row in rows if row.prompt.hint == "off"]), best(rows)
         return any_of.prompt if any_of.gold - plain.gold >= HINT_GAIN else plain.prompt
-    return best([row for row in rows if row.prompt.hint == args.hint]).prompt
+    rows = [row for row in rows if row.prompt.hint == args.hint]
+    return best(rows).prompt if rows else TeacherPrompt(form, args.shots, args.hint)
 
 
 def unhinted(rows: Sequence[ProbeRow], form: Format, args: SelfParamConfig) -> TeacherPrompt:

@@ -85,6 +85,7 @@ def write_ledger(method: SelfParam) -> None:
                 "identity": done.identity,
                 "stage": done.folder.name,
                 "weights": Path(done.checkpoint).is_dir(),
+                "in_checkpoint": True,
             }
         )
     write_jsonl(method.folder.path("ledger.jsonl"), rows)
@@ -103,22 +104,28 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
 
 
 def roll_back(folder: Path, injection: int) -> str:
-    """Make `checkpoint/` the model as it was right before an injection.
+    """Make `checkpoint/` the model as it was right before an injection, and say so in the ledger.
+
+    The stages stay: the run's command makes the whole model again.
 
     Raises:
-        DataError: there is no such injection, or its parent's weights were not kept.
+        DataError: there is no such injection, its parent's weights were not kept, or there is no checkpoint.
     """
     rows = read_ledger(folder)
     if injection not in {row["id"] for row in rows}:
         raise DataError(f"{folder}: no injection {injection}; the ledger has 1 to {len(rows)}")
-    current = json.loads((folder / "checkpoint" / "evolvent.json").read_text())
-    lineage = Lineage.model_validate(current)
+    written = folder / "checkpoint" / "evolvent.json"
+    if not written.is_file():
+        raise DataError(f"{written}: no such file; the run's command makes the checkpoint again")
+    lineage = Lineage.model_validate(json.loads(written.read_text()))
     parent = lineage.parent if injection == 1 else str(folder / "stages" / rows[injection - 2]["stage"] / "checkpoint")
     if injection > 1 and not Path(parent).is_dir():
         raise DataError(f"{parent}: these weights were not kept (keep_checkpoints); roll back to a later injection")
     note = f"Rolled back to before injection {injection} of {len(rows)}"
     lineage = lineage.model_copy(update={"notes": [note], "metrics_after": {}, "metrics_before": {}})
-    return _write(parent, folder / "checkpoint", lineage.parent, lineage)
+    made = _write(parent, folder / "checkpoint", lineage.parent, lineage)
+    write_jsonl(folder / "ledger.jsonl", ({**row, "in_checkpoint": row["id"] < injection} for row in rows))
+    return made
 
 
 @quiet()
