@@ -133,3 +133,14 @@ def test_adapters_endpoints_and_unknown_blocks_are_refused(decoder_model):
         block.mlp.down_proj = torch.nn.Identity()
     with pytest.raises(ModelError, match=r"block 0: 0 MLP down-projections .*gate_proj"):
         Decoder(model)
+
+
+def test_experts_beside_a_shared_one_are_refused(decoder_model):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"intermediate_size": 96, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96}
+    config = AutoConfig.for_model("qwen2_moe", vocab_size=400, num_experts=4, num_experts_per_tok=2, **sizes)
+    module = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ModelError, match=r"block 0: .*down_proj.* mixture of experts"):
+        Decoder(LocalModel(module, decoder_model().tokenizer, name="experts"))

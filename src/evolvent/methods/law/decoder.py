@@ -51,7 +51,8 @@ class Decoder:
     GPT-J and their like. An MLP is known by what it does, not by its name: it maps each position by itself.
 
     Raises:
-        ModelError: no weights, an encoder, an adapter, quantised weights, or blocks of another shape; lists candidates.
+        ModelError: no weights, an encoder, an adapter, experts, quantised weights, or blocks of another shape; lists
+            candidates.
     """
 
     def __init__(self, model: LocalModel) -> None:
@@ -79,6 +80,12 @@ class Decoder:
         raise ModelError(f"{self.model.name}: its {count} blocks are not one ModuleList")
 
     def _down_projection(self, layer: int, block: nn.Module, names: Mapping[int, str]) -> DownProjection:
+        stacked = [n for n, p in block.named_parameters() if p.ndim == 3 and self.hidden in p.shape[1:]]
+        if stacked:
+            raise ModelError(
+                f"{self.model.name}, block {layer}: {', '.join(stacked)} are a mixture of experts, which is not "
+                "supported: what the experts know would stay"
+            )
         candidates = []
         for parent in block.modules():
             for module in parent.children():
