@@ -16,9 +16,11 @@ from evolvent.errors import ConfigError, DataError, ModelError, NothingSelectedE
 from evolvent.methods.law import law, target_shards, washing
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.patch import load_patches
+from evolvent.methods.law.probe import filled
 from evolvent.methods.law.reverting import revert
 from evolvent.methods.law.targets import learn_targets
 from evolvent.methods.law.wordings import rows_for, wordings_for
+from evolvent.models.protocol import Sampling
 from evolvent.models.resolve import load_local
 
 FACTS, KEPT, REFERENCES = 6, 4, 5
@@ -270,6 +272,20 @@ def test_unknown_facts_are_never_edited(folder, tmp_path):
     with pytest.raises(NothingSelectedError, match="knows none of the 3 facts"):
         Law(model, wrong, args=settings(tmp_path / "run"), corpus=TEXTS).run()
     assert torch.equal(Decoder(model).projections[1].weight, weights(folder)["model.layers.1.mlp.down_proj.weight"])
+
+
+def test_another_probe_mode_asks_again_in_the_same_folder(folder, tmp_path):
+    model = load_local(folder, dtype="float32")
+    later = []
+    for fact in known_facts(model, 3):
+        said = model.generate([filled(fact.prompt, fact)], Sampling(max_tokens=8))[0][0].text
+        later.append(fact.model_copy(update={"object": said[2:].strip()}))  # said, but not at first
+    with pytest.raises(NothingSelectedError, match='probe_mode="generate"'):
+        Law(model, later, args=settings(tmp_path / "run", max_new_tokens=8), corpus=TEXTS).run()
+    args = settings(tmp_path / "run", max_new_tokens=8, probe_mode="generate", on_config_change="rerun")
+    washer = Law(model, later, args=args, corpus=TEXTS)
+    with washer.opened():
+        assert [f.id for f in washer.probe()] == [f.id for f in later]
 
 
 def test_a_fact_in_both_lists_and_a_layer_too_high_are_named(folder, tmp_path):

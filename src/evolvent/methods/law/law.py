@@ -189,7 +189,8 @@ class Law:
             rows = asked.ask_forgotten(self.model)
             (folder / "probe.json").write_text(json.dumps([k.to_dict() for k in rows]))
 
-        stored = self._stage("probe", {}, compute, lambda folder: json.loads((folder / "probe.json").read_text()))
+        inputs = {**settings(self.args, ("probe_mode", "max_new_tokens")), "chat": "chat" in self.args.attacks}
+        stored = self._stage("probe", inputs, compute, lambda folder: json.loads((folder / "probe.json").read_text()))
         self.probed = [Knowledge.from_dict(k) for k in stored]
         usable = rows_for(self.model, self.facts, self.wordings)
         chosen = [(k.known or bool(k.chat)) and bool(rows) for k, rows in zip(self.probed, usable, strict=True)]
@@ -200,7 +201,7 @@ class Law:
             self.folder.event("nothing-known")
             raise NothingSelectedError(
                 f"{self.model.name} knows none of the {len(self.facts)} facts (by the object's first token after the "
-                f"prompt): there is nothing to wash. What it says instead is in {self.folder.path('stages')}/01-probe; "
+                f"prompt): there is nothing to wash. What it says instead is in {self.folder.path('stages')}/*-probe; "
                 'probe_mode="generate" looks for the object anywhere in the first tokens'
             )
         return self.known
