@@ -274,6 +274,19 @@ def test_unknown_facts_are_never_edited(folder, tmp_path):
     assert torch.equal(Decoder(model).projections[1].weight, weights(folder)["model.layers.1.mlp.down_proj.weight"])
 
 
+def test_another_corpus_in_the_same_folder_is_another_run(folder, tmp_path):
+    model = load_local(folder, dtype="float32")
+    facts, changes = known_facts(model, 3), {"attacks": (), "max_rounds": 1}
+    other = [text.replace("team", "bank") + " The phone rose." for text in TEXTS]
+    Law(str(folder), facts, args=settings(tmp_path / "run", **changes), corpus=TEXTS).run()
+    again = Law(str(folder), facts, args=settings(tmp_path / "run", **changes), corpus=other).run()
+    fresh = Law(str(folder), facts, args=settings(tmp_path / "fresh", **changes), corpus=other).run()
+    for name in ("base", "law"):
+        assert again.metrics[f"perplexity/general/{name}"] == fresh.metrics[f"perplexity/general/{name}"]
+    stored = [(tmp_path / n / "checkpoint" / "model.safetensors").read_bytes() for n in ("run", "fresh")]
+    assert stored[0] == stored[1]
+
+
 def test_another_probe_mode_asks_again_in_the_same_folder(folder, tmp_path):
     model = load_local(folder, dtype="float32")
     later = []

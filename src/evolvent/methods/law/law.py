@@ -7,6 +7,7 @@ measurements behind that, is in docs/law.md.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -176,6 +177,7 @@ class Law:
             self.patches = AppliedPatches(self.decoder)
             self.wordings: list[Wording] = wordings_for(model, args)
             self.texts, self.held_out = general_texts(self._corpus, self._own_texts)
+            self._data["corpus"] = hashlib.sha256("\0".join([*self.held_out, *self.texts]).encode()).hexdigest()
             self.layers = layers_for(self.decoder, self.args)
             yield folder
 
@@ -281,7 +283,7 @@ class Law:
             undo_patches(self.decoder, list(patches.values()))
 
         inputs = {"round": self.round, "layers": self.layers, **self._asked(), **settings(self.args, WASH)}
-        inputs |= {"targets": digest(self.learnt.deltas), "corpus": len(self.texts)}
+        inputs |= {"targets": digest(self.learnt.deltas)}
         edits: list[LayerEdit]
         edits, patches = self._stage(f"wash-{self.round}", inputs, compute, load_round)
         self.edits.append(edits)
