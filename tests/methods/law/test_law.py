@@ -223,6 +223,27 @@ def test_an_interrupted_edit_leaves_the_original_matrices(folder, tmp_path, monk
         assert torch.equal(projection.weight, original[projection.name])
 
 
+@pytest.mark.parametrize("stage", ["verify-1", "audit"])
+def test_a_loaded_model_has_its_weights_back_after_an_interrupt_and_can_go_on(folder, tmp_path, monkeypatch, stage):
+    model = load_local(folder, dtype="float32")
+    facts, args = known_facts(model, 3), settings(tmp_path / "run", max_rounds=1)
+    washer = Law(model, facts, args=args, corpus=TEXTS)
+
+    def interrupted(name, *_):
+        if name == stage:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(washer, "on_progress", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        washer.run()
+    original = weights(folder)
+    for projection in washer.decoder.projections:
+        assert torch.equal(projection.weight, original[projection.name])
+    result = Law(model, facts, args=args, corpus=TEXTS).run()
+    restored = weights(revert(result.output_dir, tmp_path / "back"))
+    assert all(torch.equal(restored[n], original[n]) for n in original)
+
+
 def test_statistics_are_computed_once_a_model_and_corpus(folder, tmp_path, monkeypatch):
     method(folder, tmp_path / "one").run()
     from evolvent.methods.law import statistics

@@ -42,7 +42,7 @@ from evolvent.methods.law.stages import TARGETS, WASH, asked, load_round, settin
 from evolvent.methods.law.statistics import Statistics, fingerprint, statistics
 from evolvent.methods.law.target_shards import learn_shards, load_targets
 from evolvent.methods.law.targets import Targets
-from evolvent.methods.law.washing import LayerEdit, Washables, wash_round
+from evolvent.methods.law.washing import LayerEdit, Washables, restored_on_error, wash_round
 from evolvent.methods.law.wordings import Wording, rows_for, wordings_for
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import load_local
@@ -155,7 +155,7 @@ class Law:
 
     @contextmanager
     def opened(self) -> Iterator[Run]:
-        """The run folder, locked, and the model, loaded, while stages run."""
+        """The run folder, locked, and the model, loaded, while stages run; an error gives it its weights back."""
         args = self.args
         folder = Run.open(args.output_dir, method="law", config=args, on_config_change=args.on_config_change)
         with folder:
@@ -179,7 +179,8 @@ class Law:
             self.texts, self.held_out = general_texts(self._corpus, self._own_texts)
             self._data["corpus"] = hashlib.sha256("\0".join([*self.held_out, *self.texts]).encode()).hexdigest()
             self.layers = layers_for(self.decoder, self.args)
-            yield folder
+            with restored_on_error(self.decoder, self.layers):
+                yield folder
 
     # -------------------------------------------------------------------------------------------- stages
 
