@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from evolvent.data.facts import read_facts
@@ -77,6 +78,11 @@ def test_equal_rows_are_one_fact_and_other_objects_become_aliases():
     assert len({f.id for f in facts}) == 2
 
 
+def test_lists_may_be_arrays_as_data_frames_have_them():
+    (fact,) = read_facts([{**PARIS, "aliases": np.array(["Lutetia", "Lutèce"])}])
+    assert fact.aliases == ("Lutetia", "Lutèce")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -87,6 +93,8 @@ def test_equal_rows_are_one_fact_and_other_objects_become_aliases():
         ({"object": None}, "field 'object': expected a text, got nothing"),
         ({"paraphrases": "no list"}, "field 'paraphrases': expected a list of texts"),
         ({"question": "What?"}, "field 'question': expected exactly one {}"),
+        ({"aliases": ["Lutetia", " "]}, "field 'aliases': expected texts that are not empty, got ['Lutetia', ' ']"),
+        ({"src": "Where?", "answers": "Paris"}, "field 'answers': expected a list of texts, got 'Paris'"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_can_be_left_out(tmp_path, change, said):

@@ -132,13 +132,14 @@ def _counterfact(row: dict[str, Any]) -> dict[str, Any]:
         return row
     subject = str(rewrite.get("subject", ""))
     target = rewrite.get("target_true")
+    reworded = _texts(row.get("paraphrase_prompts"), "paraphrase_prompts")
     return {
         "id": row.get("case_id", row.get("id")),
         "subject": subject,
         "prompt": rewrite.get("prompt"),
         "object": target.get("str") if isinstance(target, Mapping) else target,
         "relation": rewrite.get("relation_id", ""),
-        "paraphrases": [p.replace(subject, "{}", 1) for p in row.get("paraphrase_prompts", ()) if subject in p],
+        "paraphrases": [p.replace(subject, "{}", 1) for p in reworded if subject in p],
     }
 
 
@@ -146,7 +147,7 @@ def _zsre(row: dict[str, Any]) -> dict[str, Any]:
     if "src" not in row or "answers" not in row:
         return row
     subject, asked = str(row.get("subject", "")), str(row["src"])
-    answers = list(row["answers"]) or [""]
+    answers = _texts(row["answers"], "answers") or ("",)
     rephrase = [str(row["rephrase"])] if row.get("rephrase") else []
     return {
         "id": row.get("id"),
@@ -177,6 +178,8 @@ def _check(fact: Fact) -> None:
     for field, value in (("subject", fact.subject), ("object", fact.object)):
         if not value.strip():
             raise _BadFieldError(field, "a text", "nothing")
+    if not all(alias.strip() for alias in fact.aliases):
+        raise _BadFieldError("aliases", "texts that are not empty", repr(list(fact.aliases)))
     for field, values in (("prompt", (fact.prompt or "",)), ("paraphrases", fact.paraphrases)):
         for value in values:
             if value.count("{}") != 1:
@@ -202,10 +205,10 @@ def _text(value: Any) -> str:
 
 
 def _texts(value: Any, field: str) -> tuple[str, ...]:
-    if value is None or value == "" or value != value:
-        return ()
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if value is None or value == "" or value != value:
+        return ()
     if not isinstance(value, (list, tuple)):
         raise _BadFieldError(field, "a list of texts", repr(value)[:60])
     return tuple(str(v) for v in value)
