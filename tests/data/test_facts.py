@@ -78,6 +78,11 @@ def test_equal_rows_are_one_fact_and_other_objects_become_aliases():
     assert len({f.id for f in facts}) == 2
 
 
+def test_spaces_around_a_subject_or_an_object_are_no_part_of_it():
+    (fact,) = read_facts([{**PARIS, "subject": "France ", "object": " Paris"}])
+    assert (fact.subject, fact.object, fact.id) == ("France", "Paris", read_facts([PARIS])[0].id)
+
+
 def test_lists_may_be_arrays_as_data_frames_have_them():
     (fact,) = read_facts([{**PARIS, "aliases": np.array(["Lutetia", "Lutèce"])}])
     assert fact.aliases == ("Lutetia", "Lutèce")

@@ -109,7 +109,7 @@ def _fact(row: dict[str, Any], templates: Templates | None) -> Fact:
             raise _BadFieldError("prompt", "a prompt with {}, or a template of its relation", f"relation {relation!r}")
         found = template
         relation = next(n for n in named if templates and n in templates)
-    subject, said = _text(row.get("subject")), _text(row.get("object"))
+    subject, said = _text(row.get("subject")).strip(), _text(row.get("object")).strip()
     prompt = _text(row.get("prompt") or found.get("prompt"))
     name = _text(row.get("id")) or hashlib.sha256(f"{subject}\0{prompt}".encode()).hexdigest()[:12]
     used = {"id", "subject", "object", "prompt", "relation", "aliases", "paraphrases", "question"}
