@@ -88,6 +88,8 @@ def test_probe_counts_what_is_known(place):
         (("--preset", "mine"), "--preset mine: give default or paper"),
         (("--baselines", "sgd"), "baselines"),
         (("--set", "layers=[3]"), "blocks 0 to 3"),
+        (("--set", "layers=[]"), "layers: give at least one block number, or auto"),
+        (("--set", "layers=[-1,2]"), "layers: give rising block numbers, from 0"),
         (("--set", "target=words"), "'words' is none of suppress, eos, mean, text:..."),
         (("--templates", "nowhere.json"), "nowhere.json: no such file"),
     ],
