@@ -301,6 +301,16 @@ def test_unknown_facts_are_never_edited(folder, tmp_path):
     assert torch.equal(Decoder(model).projections[1].weight, weights(folder)["model.layers.1.mlp.down_proj.weight"])
 
 
+def test_a_fact_that_only_a_paraphrase_brings_is_known(folder, tmp_path):
+    model = load_local(folder, dtype="float32")
+    first, *others = known_facts(model, 3)
+    reworded = first.model_copy(update={"prompt": "The shares of {} were", "paraphrases": (first.prompt,)})
+    washer = Law(model, [reworded, *others], args=settings(tmp_path / "run"), corpus=TEXTS)
+    with washer.opened():
+        assert [f.id for f in washer.probe()] == [reworded.id, *(f.id for f in others)]
+    assert not washer.probed[0].known
+
+
 def test_another_corpus_in_the_same_folder_is_another_run(folder, tmp_path):
     model = load_local(folder, dtype="float32")
     facts, changes = known_facts(model, 3), {"attacks": (), "max_rounds": 1}

@@ -201,6 +201,12 @@ def test_a_request_about_a_reference_takes_it_out(place, facts, tmp_path):
     assert [f.subject for f in book.references()] == [facts[6].subject, facts[8].subject]
 
 
+def test_a_fact_that_only_a_paraphrase_brings_is_washed(place, facts, tmp_path):
+    book = begun(place, tmp_path / "ledger", facts)
+    reworded = facts[0].model_copy(update={"prompt": "The shares of {} were", "paraphrases": (facts[0].prompt,)})
+    assert book.add([reworded, facts[1]], receipt=tmp_path / "receipt.json").washed == 2
+
+
 def test_receipts_open_for_their_facts_only_and_the_chain_shows_every_change(place, facts, tmp_path):
     book = begun(place, tmp_path / "ledger", facts, layers=(1,), target_steps=1)
     wrong = facts[3].model_copy(update={"object": "zzz"})

@@ -196,7 +196,7 @@ class Law:
         stored = self._stage("probe", inputs, compute, lambda folder: json.loads((folder / "probe.json").read_text()))
         self.probed = [Knowledge.from_dict(k) for k in stored]
         usable = rows_for(self.model, self.facts, self.wordings)
-        chosen = [(k.known or bool(k.chat)) and bool(rows) for k, rows in zip(self.probed, usable, strict=True)]
+        chosen = [k.anywhere and bool(rows) for k, rows in zip(self.probed, usable, strict=True)]
         self.known = [f for f, use in zip(self.facts, chosen, strict=True) if use]
         self.found = [k for k, use in zip(self.probed, chosen, strict=True) if use]
         self.questions = Questionnaire(self.known, self.keep, self.held_out, self.args)

@@ -199,7 +199,7 @@ class Ledger:
             model = self.model
             known = self._known(rows)
             usable = rows_for(model, rows, wordings_for(model, self.args))
-            chosen = [i for i, k in enumerate(known) if (k.known or bool(k.chat)) and usable[i]]
+            chosen = [i for i, k in enumerate(known) if k.anywhere and usable[i]]
             if not chosen:
                 raise NothingSelectedError(f"{model.name} knows none of the {len(rows)} facts: nothing was added")
             sums = self._summed([rows[i] for i in chosen], [usable[i] for i in chosen], head)
