@@ -303,6 +303,21 @@ def test_sums_that_would_be_rounded_are_refused(place, facts, batch, monkeypatch
     assert all(s.count == 0 and not s.moment.any() for s in sums.values())
 
 
+def test_damaged_files_of_a_ledger_are_named(place, facts, tmp_path):
+    book = begun(place, tmp_path / "ledger", facts)
+    book.add(facts[:1], receipt=tmp_path / "receipt.json")
+    sums = tmp_path / "ledger" / book.head.sums
+    sums.write_bytes(sums.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"sums-1\.safetensors: not the sums"):
+        book.sums()
+    (tmp_path / "ledger" / "ledger.json").write_text("{")
+    with pytest.raises(DataError, match=r"ledger\.json: not the head"):
+        _ = Ledger(tmp_path / "ledger").head
+    (tmp_path / "ledger" / "config.yaml").write_text("method: [")
+    with pytest.raises(DataError, match=r"config\.yaml: not the settings"):
+        Ledger(tmp_path / "ledger")
+
+
 def test_the_receipt_of_the_requester_is_one(tmp_path):
     with pytest.raises(DataError, match="No such file"):
         OwnReceipt.load(tmp_path / "none.json")
