@@ -78,6 +78,23 @@ def test_equal_rows_are_one_fact_and_other_objects_become_aliases():
     assert len({f.id for f in facts}) == 2
 
 
+@pytest.mark.parametrize(
+    ("templates", "said"),
+    [
+        (
+            {"capital": "The capital of {} is"},
+            "templates, relation 'capital': expected {\"prompt\": ...}, got 'The cap",
+        ),
+        ({"capital": {"question": "Where is {}?"}}, "templates, relation 'capital': expected"),
+        (["The capital of {} is"], "templates: expected an object of relation -> "),
+    ],
+)
+def test_templates_of_another_form_are_named(templates, said):
+    with pytest.raises(DataError) as error:
+        read_facts([{"subject": "France", "relation": "capital", "object": "Paris"}], templates=templates)
+    assert said in str(error.value)
+
+
 def test_spaces_around_a_subject_or_an_object_are_no_part_of_it():
     (fact,) = read_facts([{**PARIS, "subject": "France ", "object": " Paris"}])
     assert (fact.subject, fact.object, fact.id) == ("France", "Paris", read_facts([PARIS])[0].id)

@@ -65,6 +65,7 @@ def read_facts(
         DataError: file, line, field and what was expected.
     """
     name = str(source) if isinstance(source, (str, Path)) else "rows"
+    check_templates(templates or {}, "templates")
     given: list[tuple[int, Fact | Mapping[str, Any]]]
     given = list(numbered_rows(source)) if isinstance(source, (str, Path)) else list(enumerate(source, start=1))
     if not given:
@@ -91,6 +92,19 @@ def read_facts(
     report.rows = len(facts)
     facts.report = report
     return facts
+
+
+def check_templates(templates: object, name: str) -> None:
+    """Templates are an object of relation -> {"prompt", "paraphrases", "question"}.
+
+    Raises:
+        DataError: they are not; names `name` and the relation.
+    """
+    if not isinstance(templates, Mapping):
+        raise DataError(f'{name}: expected an object of relation -> {{"prompt": ...}}, got {str(templates)[:60]!r}')
+    for relation, template in templates.items():
+        if not isinstance(template, Mapping) or not template.get("prompt"):
+            raise DataError(f'{name}, relation {relation!r}: expected {{"prompt": ...}}, got {str(template)[:60]!r}')
 
 
 class _BadFieldError(Exception):

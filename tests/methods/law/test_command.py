@@ -101,6 +101,14 @@ def test_bad_settings_are_one_sentence(place, more, said):
     assert "Traceback" not in err
 
 
+def test_templates_of_another_form_name_their_file(place):
+    path = place / "templates.json"
+    path.write_text(json.dumps({"capital": "The capital of {} is"}))
+    code, _, err = run(place, "bad", "--templates", path)
+    assert code == 2
+    assert f"{path}, relation 'capital': expected" in err
+
+
 def test_a_finished_run_is_refused_without_resume_and_with_other_settings(place):
     if not (place / "run").exists():
         run(place, "run")
