@@ -280,6 +280,8 @@ def test_settings_that_tie_facts_together_and_releases_over_budget_are_refused(
     for changes in ({"method": "ascent"}, {"target": "mean"}, {"key_contexts": "each"}):
         with pytest.raises(ConfigError, match=f"a ledger cannot hold {next(iter(changes))}"):
             begun(place, tmp_path / "bad", facts, **changes)
+    with pytest.raises(ConfigError, match="'anti': a ledger is released by least squares"):
+        begun(place, tmp_path / "bad", facts, method="anti")
     book, _ = batch
     with pytest.raises(ConfigError, match="target: fixed when the ledger began"):
         release(book, tmp_path / "out", changes={"target": "eos"})

@@ -377,7 +377,9 @@ class Ledger:
 
 
 def _check_settings(args: LawConfig) -> None:
-    """Refuse settings with which a fact's share of the sums would depend on other facts."""
+    """Refuse settings with which a fact's share of the sums would depend on other facts, or that no release uses."""
+    if args.method == "anti":
+        raise ConfigError("method='anti': a ledger is released by least squares; leave method out, or give memit")
     wrong = {
         "method": args.method == "ascent",
         "target": args.target == "mean",
