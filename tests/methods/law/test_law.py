@@ -151,6 +151,16 @@ def test_the_page_says_what_the_metrics_say(washed):
     assert f"{100 * result.metrics['known/forget/law']:.1f}" in page
 
 
+def test_the_page_names_attacks_that_could_not_be_tried(folder, tmp_path):
+    model = load_local(folder, dtype="float32")
+    result = Law(model, known_facts(model, 1), args=settings(tmp_path / "run", max_rounds=1), corpus=TEXTS).run()
+    page = result.report_path.read_text()
+    said = page[page.index("Not tried, for want of facts") :]
+    for attack in ("paraphrase", "relearn (two facts or more)", "membership (references that were never known)"):
+        assert attack in said[:400]
+    assert "4bit" not in said[:400].split(".")[0]
+
+
 def test_revert_restores_the_original_bits_and_refuses_other_weights(folder, washed, tmp_path):
     washer, _ = washed
     original = weights(folder)
