@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from evolvent.data.facts import read_facts
@@ -78,6 +79,33 @@ def test_equal_rows_are_one_fact_and_other_objects_become_aliases():
 
 
 @pytest.mark.parametrize(
+    ("templates", "said"),
+    [
+        (
+            {"capital": "The capital of {} is"},
+            "templates, relation 'capital': expected {\"prompt\": ...}, got 'The cap",
+        ),
+        ({"capital": {"question": "Where is {}?"}}, "templates, relation 'capital': expected"),
+        (["The capital of {} is"], "templates: expected an object of relation -> "),
+    ],
+)
+def test_templates_of_another_form_are_named(templates, said):
+    with pytest.raises(DataError) as error:
+        read_facts([{"subject": "France", "relation": "capital", "object": "Paris"}], templates=templates)
+    assert said in str(error.value)
+
+
+def test_spaces_around_a_subject_or_an_object_are_no_part_of_it():
+    (fact,) = read_facts([{**PARIS, "subject": "France ", "object": " Paris"}])
+    assert (fact.subject, fact.object, fact.id) == ("France", "Paris", read_facts([PARIS])[0].id)
+
+
+def test_lists_may_be_arrays_as_data_frames_have_them():
+    (fact,) = read_facts([{**PARIS, "aliases": np.array(["Lutetia", "Lutèce"])}])
+    assert fact.aliases == ("Lutetia", "Lutèce")
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"prompt": "The capital is"}, "field 'prompt': expected exactly one {} for the subject, got 'The capital is'"),
@@ -87,6 +115,8 @@ def test_equal_rows_are_one_fact_and_other_objects_become_aliases():
         ({"object": None}, "field 'object': expected a text, got nothing"),
         ({"paraphrases": "no list"}, "field 'paraphrases': expected a list of texts"),
         ({"question": "What?"}, "field 'question': expected exactly one {}"),
+        ({"aliases": ["Lutetia", " "]}, "field 'aliases': expected texts that are not empty, got ['Lutetia', ' ']"),
+        ({"src": "Where?", "answers": "Paris"}, "field 'answers': expected a list of texts, got 'Paris'"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_can_be_left_out(tmp_path, change, said):

@@ -65,6 +65,7 @@ def read_facts(
         DataError: file, line, field and what was expected.
     """
     name = str(source) if isinstance(source, (str, Path)) else "rows"
+    check_templates(templates or {}, "templates")
     given: list[tuple[int, Fact | Mapping[str, Any]]]
     given = list(numbered_rows(source)) if isinstance(source, (str, Path)) else list(enumerate(source, start=1))
     if not given:
@@ -93,6 +94,19 @@ def read_facts(
     return facts
 
 
+def check_templates(templates: object, name: str) -> None:
+    """Templates are an object of relation -> {"prompt", "paraphrases", "question"}.
+
+    Raises:
+        DataError: they are not; names `name` and the relation.
+    """
+    if not isinstance(templates, Mapping):
+        raise DataError(f'{name}: expected an object of relation -> {{"prompt": ...}}, got {str(templates)[:60]!r}')
+    for relation, template in templates.items():
+        if not isinstance(template, Mapping) or not template.get("prompt"):
+            raise DataError(f'{name}, relation {relation!r}: expected {{"prompt": ...}}, got {str(template)[:60]!r}')
+
+
 class _BadFieldError(Exception):
     def __init__(self, field: str, expected: str, got: str) -> None:
         self.field, self.expected, self.got = field, expected, got
@@ -109,7 +123,7 @@ def _fact(row: dict[str, Any], templates: Templates | None) -> Fact:
             raise _BadFieldError("prompt", "a prompt with {}, or a template of its relation", f"relation {relation!r}")
         found = template
         relation = next(n for n in named if templates and n in templates)
-    subject, said = _text(row.get("subject")), _text(row.get("object"))
+    subject, said = _text(row.get("subject")).strip(), _text(row.get("object")).strip()
     prompt = _text(row.get("prompt") or found.get("prompt"))
     name = _text(row.get("id")) or hashlib.sha256(f"{subject}\0{prompt}".encode()).hexdigest()[:12]
     used = {"id", "subject", "object", "prompt", "relation", "aliases", "paraphrases", "question"}
@@ -132,13 +146,14 @@ def _counterfact(row: dict[str, Any]) -> dict[str, Any]:
         return row
     subject = str(rewrite.get("subject", ""))
     target = rewrite.get("target_true")
+    reworded = _texts(row.get("paraphrase_prompts"), "paraphrase_prompts")
     return {
         "id": row.get("case_id", row.get("id")),
         "subject": subject,
         "prompt": rewrite.get("prompt"),
         "object": target.get("str") if isinstance(target, Mapping) else target,
         "relation": rewrite.get("relation_id", ""),
-        "paraphrases": [p.replace(subject, "{}", 1) for p in row.get("paraphrase_prompts", ()) if subject in p],
+        "paraphrases": [p.replace(subject, "{}", 1) for p in reworded if subject in p],
     }
 
 
@@ -146,7 +161,7 @@ def _zsre(row: dict[str, Any]) -> dict[str, Any]:
     if "src" not in row or "answers" not in row:
         return row
     subject, asked = str(row.get("subject", "")), str(row["src"])
-    answers = list(row["answers"]) or [""]
+    answers = _texts(row["answers"], "answers") or ("",)
     rephrase = [str(row["rephrase"])] if row.get("rephrase") else []
     return {
         "id": row.get("id"),
@@ -177,6 +192,8 @@ def _check(fact: Fact) -> None:
     for field, value in (("subject", fact.subject), ("object", fact.object)):
         if not value.strip():
             raise _BadFieldError(field, "a text", "nothing")
+    if not all(alias.strip() for alias in fact.aliases):
+        raise _BadFieldError("aliases", "texts that are not empty", repr(list(fact.aliases)))
     for field, values in (("prompt", (fact.prompt or "",)), ("paraphrases", fact.paraphrases)):
         for value in values:
             if value.count("{}") != 1:
@@ -202,10 +219,10 @@ def _text(value: Any) -> str:
 
 
 def _texts(value: Any, field: str) -> tuple[str, ...]:
-    if value is None or value == "" or value != value:
-        return ()
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if value is None or value == "" or value != value:
+        return ()
     if not isinstance(value, (list, tuple)):
         raise _BadFieldError(field, "a list of texts", repr(value)[:60])
     return tuple(str(v) for v in value)

@@ -88,6 +88,8 @@ def test_probe_counts_what_is_known(place):
         (("--preset", "mine"), "--preset mine: give default or paper"),
         (("--baselines", "sgd"), "baselines"),
         (("--set", "layers=[3]"), "blocks 0 to 3"),
+        (("--set", "layers=[]"), "layers: give at least one block number, or auto"),
+        (("--set", "layers=[-1,2]"), "layers: give rising block numbers, from 0"),
         (("--set", "target=words"), "'words' is none of suppress, eos, mean, text:..."),
         (("--templates", "nowhere.json"), "nowhere.json: no such file"),
     ],
@@ -97,6 +99,14 @@ def test_bad_settings_are_one_sentence(place, more, said):
     assert code == 2
     assert said in err
     assert "Traceback" not in err
+
+
+def test_templates_of_another_form_name_their_file(place):
+    path = place / "templates.json"
+    path.write_text(json.dumps({"capital": "The capital of {} is"}))
+    code, _, err = run(place, "bad", "--templates", path)
+    assert code == 2
+    assert f"{path}, relation 'capital': expected" in err
 
 
 def test_a_finished_run_is_refused_without_resume_and_with_other_settings(place):

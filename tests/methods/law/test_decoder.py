@@ -53,6 +53,24 @@ def test_keys_and_states_read_in_batches_are_those_of_one_row_at_a_time(decoder)
     assert not decoder.projections[LAYER].module._forward_pre_hooks
 
 
+def test_keys_stay_with_their_rows_when_memory_ends_inside_a_batch(decoder_model):
+    decoder = Decoder(decoder_model())
+    decoder.model.max_batch_tokens = 64  # several batches
+    contexts = [tuple(decoder.model.encode(f"The phone of planet number {i} is")) for i in range(12)]
+    expected = decoder.read(contexts, keys=[0], residual=2)
+    full = iter([True])
+
+    def run_out(*_):
+        if next(full, False):
+            raise torch.OutOfMemoryError("out of memory")
+
+    decoder.blocks[1].register_forward_pre_hook(run_out)  # when the keys of block 0 have been caught
+    keys, states = decoder.read(contexts, keys=[0], residual=2)
+    assert next(full, None) is None
+    torch.testing.assert_close(keys[0], expected[0][0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(states, expected[1], rtol=1e-4, atol=1e-4)
+
+
 def test_the_moment_counts_shared_beginnings_once_and_leaves_out_what_is_washed(decoder):
     rows = [(5, 6, 7), (5, 6, 8, 9), (5, 6, 7), (4,)]
     prompts = ProtectedPrompts(decoder, rows, [2, None, None, None])
@@ -115,3 +133,14 @@ def test_adapters_endpoints_and_unknown_blocks_are_refused(decoder_model):
         block.mlp.down_proj = torch.nn.Identity()
     with pytest.raises(ModelError, match=r"block 0: 0 MLP down-projections .*gate_proj"):
         Decoder(model)
+
+
+def test_experts_beside_a_shared_one_are_refused(decoder_model):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"intermediate_size": 96, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 96}
+    config = AutoConfig.for_model("qwen2_moe", vocab_size=400, num_experts=4, num_experts_per_tok=2, **sizes)
+    module = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ModelError, match=r"block 0: .*down_proj.* mixture of experts"):
+        Decoder(LocalModel(module, decoder_model().tokenizer, name="experts"))

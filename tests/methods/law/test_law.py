@@ -15,10 +15,13 @@ from evolvent import Law, LawConfig
 from evolvent.errors import ConfigError, DataError, ModelError, NothingSelectedError
 from evolvent.methods.law import law, target_shards, washing
 from evolvent.methods.law.decoder import Decoder
+from evolvent.methods.law.measurement import Questionnaire
 from evolvent.methods.law.patch import load_patches
+from evolvent.methods.law.probe import filled
 from evolvent.methods.law.reverting import revert
 from evolvent.methods.law.targets import learn_targets
 from evolvent.methods.law.wordings import rows_for, wordings_for
+from evolvent.models.protocol import Sampling
 from evolvent.models.resolve import load_local
 
 FACTS, KEPT, REFERENCES = 6, 4, 5
@@ -148,6 +151,16 @@ def test_the_page_says_what_the_metrics_say(washed):
     assert f"{100 * result.metrics['known/forget/law']:.1f}" in page
 
 
+def test_the_page_names_attacks_that_could_not_be_tried(folder, tmp_path):
+    model = load_local(folder, dtype="float32")
+    result = Law(model, known_facts(model, 1), args=settings(tmp_path / "run", max_rounds=1), corpus=TEXTS).run()
+    page = result.report_path.read_text()
+    said = page[page.index("Not tried, for want of facts") :]
+    for attack in ("paraphrase", "relearn (two facts or more)", "membership (references that were never known)"):
+        assert attack in said[:400]
+    assert "4bit" not in said[:400].split(".")[0]
+
+
 def test_revert_restores_the_original_bits_and_refuses_other_weights(folder, washed, tmp_path):
     washer, _ = washed
     original = weights(folder)
@@ -221,6 +234,27 @@ def test_an_interrupted_edit_leaves_the_original_matrices(folder, tmp_path, monk
         assert torch.equal(projection.weight, original[projection.name])
 
 
+@pytest.mark.parametrize("stage", ["verify-1", "audit"])
+def test_a_loaded_model_has_its_weights_back_after_an_interrupt_and_can_go_on(folder, tmp_path, monkeypatch, stage):
+    model = load_local(folder, dtype="float32")
+    facts, args = known_facts(model, 3), settings(tmp_path / "run", max_rounds=1)
+    washer = Law(model, facts, args=args, corpus=TEXTS)
+
+    def interrupted(name, *_):
+        if name == stage:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(washer, "on_progress", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        washer.run()
+    original = weights(folder)
+    for projection in washer.decoder.projections:
+        assert torch.equal(projection.weight, original[projection.name])
+    result = Law(model, facts, args=args, corpus=TEXTS).run()
+    restored = weights(revert(result.output_dir, tmp_path / "back"))
+    assert all(torch.equal(restored[n], original[n]) for n in original)
+
+
 def test_statistics_are_computed_once_a_model_and_corpus(folder, tmp_path, monkeypatch):
     method(folder, tmp_path / "one").run()
     from evolvent.methods.law import statistics
@@ -254,14 +288,19 @@ def test_the_paper_preset_takes_its_targets_contexts_and_search(folder, tmp_path
         assert edit.t == 0
 
 
-def test_a_round_over_the_budget_is_taken_back(folder, tmp_path):
-    washer = method(folder, tmp_path / "run", max_ppl_ratio=1.0000001, attacks=())
+@pytest.mark.parametrize(("rounds", "kept"), [((23.0,), 0), ((21.0, 23.0), 1)])
+def test_a_round_over_the_budget_is_taken_back(folder, tmp_path, monkeypatch, rounds, kept):
+    values = iter((20.0, *rounds, 20.5))  # before, after each round, and of what is left
+    monkeypatch.setattr(Questionnaire, "perplexity", lambda *_: next(values))
+    washer = method(folder, tmp_path / "run", max_ppl_ratio=1.1, attacks=(), beta_rel=1e-3, target_steps=1)
     result = washer.run()
-    if washer.ppl_ratio <= 1.0000001:
-        pytest.skip("this random model got better at the text")
     assert not result.complete
-    assert result.metrics["known/forget/law"] == 1.0
-    assert not washer.patches
+    assert result.metrics["rounds"] == len(washer.edits) == kept
+    assert {key.partition("/")[0] for key in washer.patches} == {str(n + 1) for n in range(kept)}
+    original, stored = weights(folder), weights(tmp_path / "run" / "checkpoint")
+    assert any(not torch.equal(stored[n], original[n]) for n in original) == bool(kept)
+    restored = weights(revert(tmp_path / "run", tmp_path / "back"))
+    assert all(torch.equal(restored[n], original[n]) for n in original)
 
 
 def test_unknown_facts_are_never_edited(folder, tmp_path):
@@ -270,6 +309,43 @@ def test_unknown_facts_are_never_edited(folder, tmp_path):
     with pytest.raises(NothingSelectedError, match="knows none of the 3 facts"):
         Law(model, wrong, args=settings(tmp_path / "run"), corpus=TEXTS).run()
     assert torch.equal(Decoder(model).projections[1].weight, weights(folder)["model.layers.1.mlp.down_proj.weight"])
+
+
+def test_a_fact_that_only_a_paraphrase_brings_is_known(folder, tmp_path):
+    model = load_local(folder, dtype="float32")
+    first, *others = known_facts(model, 3)
+    reworded = first.model_copy(update={"prompt": "The shares of {} were", "paraphrases": (first.prompt,)})
+    washer = Law(model, [reworded, *others], args=settings(tmp_path / "run"), corpus=TEXTS)
+    with washer.opened():
+        assert [f.id for f in washer.probe()] == [reworded.id, *(f.id for f in others)]
+    assert not washer.probed[0].known
+
+
+def test_another_corpus_in_the_same_folder_is_another_run(folder, tmp_path):
+    model = load_local(folder, dtype="float32")
+    facts, changes = known_facts(model, 3), {"attacks": (), "max_rounds": 1}
+    other = [text.replace("team", "bank") + " The phone rose." for text in TEXTS]
+    Law(str(folder), facts, args=settings(tmp_path / "run", **changes), corpus=TEXTS).run()
+    again = Law(str(folder), facts, args=settings(tmp_path / "run", **changes), corpus=other).run()
+    fresh = Law(str(folder), facts, args=settings(tmp_path / "fresh", **changes), corpus=other).run()
+    for name in ("base", "law"):
+        assert again.metrics[f"perplexity/general/{name}"] == fresh.metrics[f"perplexity/general/{name}"]
+    stored = [(tmp_path / n / "checkpoint" / "model.safetensors").read_bytes() for n in ("run", "fresh")]
+    assert stored[0] == stored[1]
+
+
+def test_another_probe_mode_asks_again_in_the_same_folder(folder, tmp_path):
+    model = load_local(folder, dtype="float32")
+    later = []
+    for fact in known_facts(model, 3):
+        said = model.generate([filled(fact.prompt, fact)], Sampling(max_tokens=8))[0][0].text
+        later.append(fact.model_copy(update={"object": said[2:].strip()}))  # said, but not at first
+    with pytest.raises(NothingSelectedError, match='probe_mode="generate"'):
+        Law(model, later, args=settings(tmp_path / "run", max_new_tokens=8), corpus=TEXTS).run()
+    args = settings(tmp_path / "run", max_new_tokens=8, probe_mode="generate", on_config_change="rerun")
+    washer = Law(model, later, args=args, corpus=TEXTS)
+    with washer.opened():
+        assert [f.id for f in washer.probe()] == [f.id for f in later]
 
 
 def test_a_fact_in_both_lists_and_a_layer_too_high_are_named(folder, tmp_path):

@@ -201,6 +201,12 @@ def test_a_request_about_a_reference_takes_it_out(place, facts, tmp_path):
     assert [f.subject for f in book.references()] == [facts[6].subject, facts[8].subject]
 
 
+def test_a_fact_that_only_a_paraphrase_brings_is_washed(place, facts, tmp_path):
+    book = begun(place, tmp_path / "ledger", facts)
+    reworded = facts[0].model_copy(update={"prompt": "The shares of {} were", "paraphrases": (facts[0].prompt,)})
+    assert book.add([reworded, facts[1]], receipt=tmp_path / "receipt.json").washed == 2
+
+
 def test_receipts_open_for_their_facts_only_and_the_chain_shows_every_change(place, facts, tmp_path):
     book = begun(place, tmp_path / "ledger", facts, layers=(1,), target_steps=1)
     wrong = facts[3].model_copy(update={"object": "zzz"})
@@ -274,6 +280,8 @@ def test_settings_that_tie_facts_together_and_releases_over_budget_are_refused(
     for changes in ({"method": "ascent"}, {"target": "mean"}, {"key_contexts": "each"}):
         with pytest.raises(ConfigError, match=f"a ledger cannot hold {next(iter(changes))}"):
             begun(place, tmp_path / "bad", facts, **changes)
+    with pytest.raises(ConfigError, match="'anti': a ledger is released by least squares"):
+        begun(place, tmp_path / "bad", facts, method="anti")
     book, _ = batch
     with pytest.raises(ConfigError, match="target: fixed when the ledger began"):
         release(book, tmp_path / "out", changes={"target": "eos"})
@@ -295,6 +303,21 @@ def test_sums_that_would_be_rounded_are_refused(place, facts, batch, monkeypatch
     with pytest.raises(DataError, match="as long as any of general text"):
         add_fact(sums, units, decoder, facts[0], rows, torch.ones(decoder.hidden))
     assert all(s.count == 0 and not s.moment.any() for s in sums.values())
+
+
+def test_damaged_files_of_a_ledger_are_named(place, facts, tmp_path):
+    book = begun(place, tmp_path / "ledger", facts)
+    book.add(facts[:1], receipt=tmp_path / "receipt.json")
+    sums = tmp_path / "ledger" / book.head.sums
+    sums.write_bytes(sums.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"sums-1\.safetensors: not the sums"):
+        book.sums()
+    (tmp_path / "ledger" / "ledger.json").write_text("{")
+    with pytest.raises(DataError, match=r"ledger\.json: not the head"):
+        _ = Ledger(tmp_path / "ledger").head
+    (tmp_path / "ledger" / "config.yaml").write_text("method: [")
+    with pytest.raises(DataError, match=r"config\.yaml: not the settings"):
+        Ledger(tmp_path / "ledger")
 
 
 def test_the_receipt_of_the_requester_is_one(tmp_path):

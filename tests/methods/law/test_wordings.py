@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evolvent.data.records import Fact
+from evolvent.errors import ModelError
 from evolvent.methods.law.config import LawConfig
 from evolvent.methods.law.probe import mentions, probe
 from evolvent.methods.law.wordings import BARE, Wording, object_tokens, row_for, wordings_for
@@ -51,6 +52,17 @@ def test_a_slow_tokenizer_finds_the_same_token(decoder_model, subject):
     filled = f"The capital of {subject} is"
     found = _tokens_and_position(Slow(), filled, filled.index(subject) + len(subject), special=True)
     assert found == (list(fast.tokens), fast.edit)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_prompt_longer_than_the_context_names_its_fact(decoder_model, family):
+    model = decoder_model(family)  # 128 tokens
+    long = fact("planet", prompt="The phone of the bank " * 40 + "of {} is")
+    for asked in (long, fact("planet", paraphrases=(long.prompt,))):
+        with pytest.raises(ModelError, match=r"fact x \(planet\): a prompt of \d+ tokens, and .* context of 128"):
+            probe(model, [asked])
+    with pytest.raises(ModelError, match="fact x"):
+        row_for(model, long, BARE)
 
 
 def test_a_subject_on_the_attention_sink_is_edited_in_other_wordings_only(decoder_model):

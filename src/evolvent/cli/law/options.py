@@ -21,7 +21,7 @@ TemplatesFile = Annotated[Path | None, typer.Option("--templates", help="JSON: r
 
 def facts_from(source: str, templates: Path | None, skip: bool) -> Facts:
     """The facts of a command line."""
-    from evolvent.data.facts import read_facts
+    from evolvent.data.facts import check_templates, read_facts
 
     given = None
     if templates is not None:
@@ -31,4 +31,5 @@ def facts_from(source: str, templates: Path | None, skip: bool) -> Facts:
             given = json.loads(templates.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise DataError(f"{templates}, line {error.lineno}: not valid JSON ({error.msg})") from error
+        check_templates(given, str(templates))
     return read_facts(source, templates=given, skip_bad_rows=skip)

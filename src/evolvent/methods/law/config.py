@@ -134,8 +134,10 @@ class LawConfig(BaseModel):
             raise ValueError(f"target: {self.target!r} is none of suppress, eos, mean, text:...")
         if isinstance(self.lam, float) and self.lam <= 0:
             raise ValueError("lam: must be positive")
-        if isinstance(self.layers, tuple) and list(self.layers) != sorted(set(self.layers)):
-            raise ValueError("layers: give rising block numbers")
+        if isinstance(self.layers, tuple) and list(self.layers) != sorted({n for n in self.layers if n >= 0}):
+            raise ValueError("layers: give rising block numbers, from 0")
+        if self.layers == ():
+            raise ValueError("layers: give at least one block number, or auto")
         if not self.t_grid or min(self.t_grid) < 0:
             raise ValueError("t_grid: give times of at least 0")
         return self

@@ -51,7 +51,8 @@ class Decoder:
     GPT-J and their like. An MLP is known by what it does, not by its name: it maps each position by itself.
 
     Raises:
-        ModelError: no weights, an encoder, an adapter, quantised weights, or blocks of another shape; lists candidates.
+        ModelError: no weights, an encoder, an adapter, experts, quantised weights, or blocks of another shape; lists
+            candidates.
     """
 
     def __init__(self, model: LocalModel) -> None:
@@ -79,6 +80,12 @@ class Decoder:
         raise ModelError(f"{self.model.name}: its {count} blocks are not one ModuleList")
 
     def _down_projection(self, layer: int, block: nn.Module, names: Mapping[int, str]) -> DownProjection:
+        stacked = [n for n, p in block.named_parameters() if p.ndim == 3 and self.hidden in p.shape[1:]]
+        if stacked:
+            raise ModelError(
+                f"{self.model.name}, block {layer}: {', '.join(stacked)} are a mixture of experts, which is not "
+                "supported: what the experts know would stay"
+            )
         candidates = []
         for parent in block.modules():
             for module in parent.children():
@@ -141,7 +148,7 @@ class Decoder:
         order: list[int] = []
         with self._catching(caught, keys, residual, last, added or {}):
             for chunk in in_chunks(distinct, 16 * self.model.max_batch_tokens):
-                self._read_chunk(chunk, distinct, order)
+                self._read_chunk(chunk, distinct, order, caught)
         place = {distinct[i]: p for p, i in enumerate(order)}
         index = torch.tensor([place[row] for row in rows])
         found = {layer: torch.cat(caught[layer])[index] for layer in keys}
@@ -200,7 +207,9 @@ class Decoder:
         if states and first:
             states.block = first - 1
 
-    def _read_chunk(self, chunk: Sequence[Tokens], distinct: Sequence[Tokens], order: list[int]) -> None:
+    def _read_chunk(
+        self, chunk: Sequence[Tokens], distinct: Sequence[Tokens], order: list[int], caught: Mapping[Any, list[Tensor]]
+    ) -> None:
         number = {row: i for i, row in enumerate(distinct)}
         with self._paused():
             behind = self.model.shared_prefixes(chunk)
@@ -209,10 +218,15 @@ class Decoder:
             rows: list[Prefix | None] = [behind[b] for b in batch]
             cache, mask = past(rows, self.model.device)
             tails = [chunk[b][length_of(p) :] for b, p in zip(batch, rows, strict=True)]
+            held = {name: len(found) for name, found in caught.items()}
             try:
                 self.model.forward(tails, cache if any(rows) else None, mask, 1)
             except _FarEnoughError:
                 order.extend(number[chunk[b]] for b in batch)
+            except (RuntimeError, MemoryError):  # its halves catch what it had caught already
+                for name, found in caught.items():
+                    del found[held[name] :]
+                raise
 
         lengths = [len(row) - length_of(p) for row, p in zip(chunk, behind, strict=True)]
         with torch.inference_mode():

@@ -7,6 +7,7 @@ measurements behind that, is in docs/law.md.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +42,7 @@ from evolvent.methods.law.stages import TARGETS, WASH, asked, load_round, settin
 from evolvent.methods.law.statistics import Statistics, fingerprint, statistics
 from evolvent.methods.law.target_shards import learn_shards, load_targets
 from evolvent.methods.law.targets import Targets
-from evolvent.methods.law.washing import LayerEdit, Washables, wash_round
+from evolvent.methods.law.washing import LayerEdit, Washables, restored_on_error, wash_round
 from evolvent.methods.law.wordings import Wording, rows_for, wordings_for
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import load_local
@@ -154,7 +155,7 @@ class Law:
 
     @contextmanager
     def opened(self) -> Iterator[Run]:
-        """The run folder, locked, and the model, loaded, while stages run."""
+        """The run folder, locked, and the model, loaded, while stages run; an error gives it its weights back."""
         args = self.args
         folder = Run.open(args.output_dir, method="law", config=args, on_config_change=args.on_config_change)
         with folder:
@@ -176,8 +177,10 @@ class Law:
             self.patches = AppliedPatches(self.decoder)
             self.wordings: list[Wording] = wordings_for(model, args)
             self.texts, self.held_out = general_texts(self._corpus, self._own_texts)
+            self._data["corpus"] = hashlib.sha256("\0".join([*self.held_out, *self.texts]).encode()).hexdigest()
             self.layers = layers_for(self.decoder, self.args)
-            yield folder
+            with restored_on_error(self.decoder, self.layers):
+                yield folder
 
     # -------------------------------------------------------------------------------------------- stages
 
@@ -189,10 +192,11 @@ class Law:
             rows = asked.ask_forgotten(self.model)
             (folder / "probe.json").write_text(json.dumps([k.to_dict() for k in rows]))
 
-        stored = self._stage("probe", {}, compute, lambda folder: json.loads((folder / "probe.json").read_text()))
+        inputs = {**settings(self.args, ("probe_mode", "max_new_tokens")), "chat": "chat" in self.args.attacks}
+        stored = self._stage("probe", inputs, compute, lambda folder: json.loads((folder / "probe.json").read_text()))
         self.probed = [Knowledge.from_dict(k) for k in stored]
         usable = rows_for(self.model, self.facts, self.wordings)
-        chosen = [(k.known or bool(k.chat)) and bool(rows) for k, rows in zip(self.probed, usable, strict=True)]
+        chosen = [k.anywhere and bool(rows) for k, rows in zip(self.probed, usable, strict=True)]
         self.known = [f for f, use in zip(self.facts, chosen, strict=True) if use]
         self.found = [k for k, use in zip(self.probed, chosen, strict=True) if use]
         self.questions = Questionnaire(self.known, self.keep, self.held_out, self.args)
@@ -200,7 +204,7 @@ class Law:
             self.folder.event("nothing-known")
             raise NothingSelectedError(
                 f"{self.model.name} knows none of the {len(self.facts)} facts (by the object's first token after the "
-                f"prompt): there is nothing to wash. What it says instead is in {self.folder.path('stages')}/01-probe; "
+                f"prompt): there is nothing to wash. What it says instead is in {self.folder.path('stages')}/*-probe; "
                 'probe_mode="generate" looks for the object anywhere in the first tokens'
             )
         return self.known
@@ -280,7 +284,7 @@ class Law:
             undo_patches(self.decoder, list(patches.values()))
 
         inputs = {"round": self.round, "layers": self.layers, **self._asked(), **settings(self.args, WASH)}
-        inputs |= {"targets": digest(self.learnt.deltas), "corpus": len(self.texts)}
+        inputs |= {"targets": digest(self.learnt.deltas)}
         edits: list[LayerEdit]
         edits, patches = self._stage(f"wash-{self.round}", inputs, compute, load_round)
         self.edits.append(edits)

@@ -15,6 +15,8 @@ def layers_for(decoder: Decoder, args: LawConfig) -> tuple[int, ...]:
     Raises:
         ModelError: there is no such block, or none behind the last one.
     """
+    if len(decoder) < 2:
+        raise ModelError(f"{decoder.model.name} has one block, and at least one must follow the last edited one")
     if args.layers == "auto":
         first = round(FIRST_LAYER * len(decoder))
         return tuple(range(first, min(first + args.n_layers, len(decoder) - 1)))

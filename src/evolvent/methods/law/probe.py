@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from evolvent.data.records import Fact
-from evolvent.methods.law.wordings import object_tokens
+from evolvent.methods.law.wordings import check_length, object_tokens
 from evolvent.models.batching import run_batches, token_budget_batches
 from evolvent.models.local import LocalModel
 from evolvent.models.prefixes import Tokens, in_chunks, length_of, past
@@ -76,10 +76,15 @@ def probe(
         mode: "rank": the object's first token is the most probable one; "generate": the object is in the greedy text.
         max_new_tokens: of generated texts.
         margin: nats below the best token at which an object still counts as known ("rank").
+
+    Raises:
+        ModelError: a prompt is longer than the model's context; names the fact.
     """
     prompts = [(i, p) for i, fact in enumerate(facts) for p in _prompts(fact, paraphrases)]
     objects = [object_tokens(model, fact) for fact in facts]
     contexts = [tuple(model.encode(p)) for _, p in prompts]
+    for (i, _), context in zip(prompts, contexts, strict=True):
+        check_length(model, facts[i], context)
     hits, probabilities = ranks(model, contexts, [objects[i] for i, _ in prompts], margin=margin)
     by_fact: list[list[tuple[bool, float]]] = [[] for _ in facts]
     for (i, _), hit, probability in zip(prompts, hits.tolist(), probabilities.tolist(), strict=True):

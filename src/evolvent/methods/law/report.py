@@ -21,6 +21,13 @@ NAMES = {
     "refusal": "learn to refuse",
 }
 WORST = 12
+WANTED = {  # facts without which an attack is not tried
+    "paraphrase": "paraphrases that brought them",
+    "chat": "questions that brought them in a chat",
+    "relearn": "two facts or more",
+    "membership": "references that were never known",
+    "few-shot": "known facts of the same relations",
+}
 
 
 def build_report(method: Law, metrics: Mapping[str, Any]) -> Report:
@@ -129,8 +136,14 @@ def _attacks(method: Law) -> tuple[list[str], list[list[Any]], str]:
     assert method.audit_result is not None
     audit = method.audit_result
     certificate = audit.certificate(method.known, method.folder.path("checkpoint"))
-    rows = [[name, c["tried"], c["recovered"], f"{c['at_most']:.1%}"] for name, c in certificate["attacks"].items()]
+    tried = {name: c for name, c in certificate["attacks"].items() if c["tried"]}
+    rows = [[name, c["tried"], c["recovered"], f"{c['at_most']:.1%}"] for name, c in tried.items()]
     said = ["At most: exact 95 % upper bound of the share of such facts that the attack brings back."]
+    untried = [a for a in method.args.attacks if a not in tried]
+    if "membership_auroc/forget/law" in audit.metrics:
+        untried.remove("membership")
+    if untried:
+        said.append(f"Not tried, for want of facts: {', '.join(f'{a} ({WANTED[a]})' for a in untried)}.")
     if "membership_auroc/forget/law" in audit.metrics:
         was, now = (audit.metrics[f"membership_auroc/forget/{v}"] for v in ("base", "law"))
         said.append(f"Membership: AUROC {was:.2f} before, {now:.2f} after (0.5: washed facts look like unknown ones).")

@@ -80,7 +80,7 @@ def row_for(model: LocalModel, fact: Fact, wording: Wording, *, template: str | 
     """A fact in one wording; None where the subject's last token is the first of the row, where attention sinks.
 
     Raises:
-        ModelError: the subject cannot be found in what the template made of the prompt.
+        ModelError: the subject cannot be found in what the template made of the prompt, or the context is too short.
     """
     template = fact.prompt or "" if template is None else template
     filled = template.replace("{}", fact.subject, 1).rstrip()
@@ -92,6 +92,7 @@ def row_for(model: LocalModel, fact: Fact, wording: Wording, *, template: str | 
     end = start + len(filled)
     last = start + template.index("{}") + len(fact.subject)  # character behind the subject
     tokens, edit = _tokens_and_position(model.tokenizer, text[:end], last, special=isinstance(prompt, str))
+    check_length(model, fact, tokens)
     return Row(tuple(tokens), edit, wording.weight) if edit > 0 else None
 
 
@@ -125,6 +126,19 @@ def object_tokens(model: LocalModel, fact: Fact) -> list[int]:
     for said in (fact.object, *fact.aliases):
         first.append(model.tokenizer(said, add_special_tokens=False)["input_ids"][0])
     return list(dict.fromkeys(first))
+
+
+def check_length(model: LocalModel, fact: Fact, tokens: Sequence[int]) -> None:
+    """A prompt must leave room for one more token.
+
+    Raises:
+        ModelError: names the fact, and how long its prompt may be.
+    """
+    if len(tokens) >= model.context_length:
+        raise ModelError(
+            f"fact {fact.id} ({fact.subject}): a prompt of {len(tokens)} tokens, and {model.name} has a context of "
+            f"{model.context_length}: shorten its prompt or paraphrases, or leave it out"
+        )
 
 
 def _tokens_and_position(tokenizer: Any, text: str, last: int, *, special: bool) -> tuple[list[int], int]:

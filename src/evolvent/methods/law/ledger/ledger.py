@@ -88,7 +88,7 @@ class Ledger:
         folder: see :meth:`begin`.
 
     Raises:
-        DataError: it is no ledger.
+        DataError: it is no ledger, or its settings are damaged.
 
     Example:
         >>> from evolvent.methods.law.ledger import Ledger
@@ -100,8 +100,11 @@ class Ledger:
         self.folder = Path(folder)
         if not (self.folder / "ledger.json").is_file():
             raise DataError(f"{folder}: no ledger.json; this is no erasure ledger")
-        stored = yaml.safe_load((self.folder / "config.yaml").read_text())
-        self.args = LawConfig.model_validate({**stored, "output_dir": self.folder})
+        try:
+            stored = yaml.safe_load((self.folder / "config.yaml").read_text())
+            self.args = LawConfig.model_validate({**stored, "output_dir": self.folder})
+        except (OSError, TypeError, yaml.YAMLError, ValidationError) as error:
+            raise DataError(f"{self.folder / 'config.yaml'}: not the settings of a ledger ({error})") from error
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
         self._model: LocalModel | None = None
 
@@ -199,7 +202,7 @@ class Ledger:
             model = self.model
             known = self._known(rows)
             usable = rows_for(model, rows, wordings_for(model, self.args))
-            chosen = [i for i, k in enumerate(known) if (k.known or bool(k.chat)) and usable[i]]
+            chosen = [i for i, k in enumerate(known) if k.anywhere and usable[i]]
             if not chosen:
                 raise NothingSelectedError(f"{model.name} knows none of the {len(rows)} facts: nothing was added")
             sums = self._summed([rows[i] for i in chosen], [usable[i] for i in chosen], head)
@@ -249,8 +252,16 @@ class Ledger:
 
     @property
     def head(self) -> Head:
-        """What counts now."""
-        return Head.model_validate_json((self.folder / "ledger.json").read_text(encoding="utf-8"))
+        """What counts now.
+
+        Raises:
+            DataError: `ledger.json` is damaged.
+        """
+        path = self.folder / "ledger.json"
+        try:
+            return Head.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise DataError(f"{path}: not the head of a ledger ({error.errors()[0]['msg']})") from error
 
     @property
     def model(self) -> LocalModel:
@@ -366,7 +377,9 @@ class Ledger:
 
 
 def _check_settings(args: LawConfig) -> None:
-    """Refuse settings with which a fact's share of the sums would depend on other facts."""
+    """Refuse settings with which a fact's share of the sums would depend on other facts, or that no release uses."""
+    if args.method == "anti":
+        raise ConfigError("method='anti': a ledger is released by least squares; leave method out, or give memit")
     wrong = {
         "method": args.method == "ascent",
         "target": args.target == "mean",

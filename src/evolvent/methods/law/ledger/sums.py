@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from evolvent.data.files import write_whole
+from evolvent.errors import DataError
 from evolvent.methods.law.ledger.columns import streamed
 from evolvent.methods.law.spectral import Streamed
 from evolvent.methods.law.statistics import packed, unpacked
@@ -37,13 +38,20 @@ def save_sums(path: Path, sums: Mapping[int, Streamed], **notes: str) -> None:
 
 
 def load_sums(path: Path, layers: Sequence[int]) -> dict[int, Streamed]:
-    """Read what :func:`save_sums` wrote."""
-    with safe_open(path, framework="pt") as file:
-        count = int(file.metadata()["count"])
-        return {
-            layer: _read(file.get_tensor(f"{layer}/moment"), file.get_tensor(f"{layer}/cross"), count)
-            for layer in layers
-        }
+    """Read what :func:`save_sums` wrote.
+
+    Raises:
+        DataError: there is no such file, or it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            count = int(file.metadata()["count"])
+            return {
+                layer: _read(file.get_tensor(f"{layer}/moment"), file.get_tensor(f"{layer}/cross"), count)
+                for layer in layers
+            }
+    except Exception as error:  # safetensors' own class is not public
+        raise DataError(f"{path}: not the sums of a ledger ({error}); only a copy of the file helps") from error
 
 
 def _read(triangle: torch.Tensor, cross: torch.Tensor, count: int) -> Streamed:
