@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest_data import GENERAL, PAIRS, PASSAGES, TEST
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from evolvent.errors import ConfigError, DataError, EndpointError, ModelError, PromptErrors
@@ -174,6 +175,33 @@ def test_results_of_weights_that_have_changed_since_are_not_taken(tiny_folder, s
     torch.nn.init.normal_(model.get_input_embeddings().weight)
     model.save_pretrained(tiny_folder)
     with build(tiny_folder, settings()) as method, pytest.raises(ConfigError, match="other weights"):
+        method.prepare()
+
+
+def test_another_loaded_model_does_not_get_the_results_of_the_first(tiny_model, settings):
+    given = {"passages": PASSAGES, "pairs": PAIRS, "args": settings(), "eval_dataset": TEST, "retention": GENERAL}
+    for _ in range(2):
+        with SelfParam(tiny_model, **given) as method:
+            method.prepare()
+    torch.nn.init.normal_(tiny_model.module.get_input_embeddings().weight)
+    with SelfParam(tiny_model, **given) as method, pytest.raises(ConfigError, match="other weights"):
+        method.prepare()
+
+
+def test_an_adapter_is_trained_further_and_merged_and_quantised_weights_are_refused(tiny_folder, settings, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapter = tmp_path / "adapter"
+    get_peft_model(base, config).save_pretrained(adapter)
+    result = build(adapter, settings(peft="lora", baselines=())).run()
+    assert (Path(result.model) / "config.json").is_file()
+    assert result.metrics["storage/inference_bytes"] == 0
+    stored = json.loads((tiny_folder / "config.json").read_text())
+    (tiny_folder / "config.json").write_text(json.dumps({**stored, "quantization_config": {"quant_method": "gptq"}}))
+    with (
+        build(tiny_folder, settings(output_dir=tmp_path / "other")) as method,
+        pytest.raises(ModelError, match="quantised"),
+    ):
         method.prepare()
 
 
