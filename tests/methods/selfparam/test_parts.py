@@ -279,6 +279,9 @@ def test_a_torn_or_foreign_shard_is_computed_again_and_others_are_not(tiny_model
     assert all(a.ids.equal(b.ids) and a.gold.equal(b.gold) for a, b in zip(first, again, strict=True))
     TeacherCache(tmp_path, {"of": "another"}).compute(rows, predict)
     assert calls[4:] == [64, 64, 2]
+    torn.write_bytes(torn.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"torn .* delete"):
+        cache.load()
 
 
 # -------------------------------------------------------------------------------------------- injection

@@ -283,6 +283,20 @@ def test_a_text_is_learnt_without_any_question(tiny_folder, settings):
         SelfParam(str(tiny_folder), PASSAGES, None, args=args)
 
 
+def test_sentences_beyond_the_pairs_of_a_passage_are_counted(tiny_folder, settings):
+    args = settings(generator="split", pairs_per_passage=2)
+    text = " ".join(f"Hall {i} has {i + 100} seats." for i in range(6))
+    with SelfParam(
+        str(tiny_folder), [text], None, args=args, eval_dataset=[{"question": "?", "answer": "x"}]
+    ) as method:
+        assert len(method.prepare()) == 2
+        assert method.rejected == {"beyond pairs_per_passage": 3}
+    empty = settings(generator="split", output_dir=args.output_dir / "one")
+    one = SelfParam(str(tiny_folder), ["One."], None, args=empty, eval_dataset=[{"question": "?", "answer": "x"}])
+    with one, pytest.raises(DataError, match="nothing in them to ask for"):
+        one.prepare()
+
+
 def test_the_teacher_can_write_the_answers_itself(tiny_folder, tiny_model, settings):
     method = build(tiny_folder, settings(answers="teacher", baselines=()))
     with method:
