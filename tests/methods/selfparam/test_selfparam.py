@@ -109,6 +109,16 @@ def test_the_report_names_passages_that_give_orders_and_a_model_that_has_collaps
     assert "the model has collapsed" in caplog.text
 
 
+def test_questions_that_were_trained_in_the_same_wording_are_counted(tiny_folder, settings):
+    args = settings(baselines=())
+    method = SelfParam(
+        str(tiny_folder), PASSAGES, PAIRS, args=args, eval_dataset=[TEST[0], PAIRS[1]], retention=GENERAL
+    )
+    result = method.run()
+    assert result.metrics["rows/test_trained"] == 1
+    assert "1 of the questions asked were trained in the same wording." in result.report_path.read_text()
+
+
 def test_an_edited_file_of_pairs_in_the_run_folder_stays_as_it_is(tiny_folder, settings):
     with SelfParam(str(tiny_folder), PASSAGES, None, args=settings(), retention=GENERAL) as method:
         method.prepare()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evolvent.data.parsing import squash
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
 from evolvent.methods.selfparam.training import Trained
 from evolvent.runs import plots
@@ -77,6 +78,8 @@ def build_metrics(method: SelfParam) -> dict[str, Any]:
     metrics["storage/training_bytes"] = method.stored_bytes
     metrics["steps"] = sum(step.steps for step in method.injections)
     metrics["rows/test"] = len(method.asked)
+    trained = {squash(pair.question) for pair in method.learnt}
+    metrics["rows/test_trained"] = sum(squash(pair.question) in trained for pair in method.asked)
     return metrics
 
 
@@ -159,6 +162,8 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
     ]
     report.table("Some answers", ["question", "expected", "answer"], shown)
     notes = [f"{said[:1].upper()}{said[1:]}." for said in method.conflicts]
+    if method.test and metrics["rows/test_trained"]:
+        notes.append(f"{metrics['rows/test_trained']} of the questions asked were trained in the same wording.")
     if method.collapsed:
         notes.insert(0, COLLAPSED)
     ordering = [p.id for p in method.passages if _ORDERS.search(p.text)]
