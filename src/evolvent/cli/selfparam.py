@@ -66,11 +66,12 @@ def pairs(
     generator: Generator = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    rerun: Rerun = False,
 ) -> None:
     """Only the question-answer pairs; the file can be edited and given back with --pairs."""
     given = {"generator": generator} if generator else {}
     with progress() as on_progress:
-        method = _selfparam(model, passages, None, None, None, on_progress, config, settings, out, True, False, given)
+        method = _selfparam(model, passages, None, None, None, on_progress, config, settings, out, True, rerun, given)
         with method:
             made = method.prepare()
     reasons = ", ".join(f"{count} {reason}" for reason, count in method.rejected.items() if count)
@@ -91,6 +92,7 @@ def probe(
     config: ConfigFile = None,
     settings: Settings = None,
     strict: Annotated[bool, typer.Option("--strict", help="fail when the teacher cannot read the passages")] = False,
+    rerun: Rerun = False,
 ) -> None:
     """How well the model reads the passages, in each of the prompts that it could teach from."""
     with progress() as on_progress:
@@ -105,7 +107,7 @@ def probe(
             settings,
             out,
             True,
-            False,
+            rerun,
             {"strict": True} if strict else {},
         )
         with method:
@@ -179,14 +181,13 @@ def recommend_eval(
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="drop what the dialogue named before")] = False,
 ) -> None:
     """Recall, NDCG and MRR of a model's recommendations in dialogues (INSPIRED, ReDial)."""
-    from evolvent.data.files import read_jsonl
     from evolvent.methods.selfparam import recommendation as rec
     from evolvent.methods.selfparam.titles import TitleIndex
 
     titles = rec.read_catalogue(catalogue)
     turns = rec.read_turns(test, titles)[:limit]
     if answers is not None:
-        texts = [str(row.get("answer", "")) for _, row in read_jsonl(answers)]
+        texts = rec.read_answers(answers)
         if len(texts) < len(turns):
             raise DataError(f"{answers}: {len(texts)} answers for {len(turns)} turns; give one line a turn")
     else:

@@ -106,7 +106,7 @@ def load_local(reference: str | Path, *, dtype: str = "auto", device: str = "aut
             module = PeftModel.from_pretrained(module, folder, autocast_adapter_dtype=False)
         has_tokenizer = (Path(folder) / "tokenizer_config.json").is_file() or not adapter.is_file()
         tokenizer = AutoTokenizer.from_pretrained(folder if has_tokenizer else base)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"{text}: cannot be loaded as a causal language model: {str(error).splitlines()[0]}\n"
             'Give "embedded", a Hugging Face folder or hub id, a .gguf file, or endpoint:NAME@URL.'

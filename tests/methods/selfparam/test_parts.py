@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import pytest
@@ -19,6 +20,7 @@ from evolvent.methods.selfparam.recommendation import Turn, evaluate_recommendat
 from evolvent.methods.selfparam.teacher import PLAUSIBLE, Teacher, TeacherCache, TeacherPrompt, taught
 from evolvent.methods.selfparam.titles import TitleIndex
 from evolvent.models.distributions import TokenDistributions, token_distributions
+from evolvent.models.local import LocalModel
 from evolvent.models.protocol import Completion
 from evolvent.training.distillation import SoftTargets, divergence
 from evolvent.training.examples import EncodedExample
@@ -277,6 +279,9 @@ def test_a_torn_or_foreign_shard_is_computed_again_and_others_are_not(tiny_model
     assert all(a.ids.equal(b.ids) and a.gold.equal(b.gold) for a, b in zip(first, again, strict=True))
     TeacherCache(tmp_path, {"of": "another"}).compute(rows, predict)
     assert calls[4:] == [64, 64, 2]
+    torn.write_bytes(torn.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"torn .* delete"):
+        cache.load()
 
 
 # -------------------------------------------------------------------------------------------- injection
@@ -456,3 +461,26 @@ def test_general_text_that_is_measured_is_never_trained_on(tiny_model, texts):
         assert all(any(piece in text for text in texts[:2]) for piece in joined)
     with pytest.raises(DataError, match="no text of 8 tokens"):
         held_out(tiny_model, ["a"], 8, 5, 30)
+
+
+def test_general_text_whose_first_quarter_is_short_is_held_out_by_pieces(tiny_model):
+    texts = ["Hi.", *(f"{i} {i + 4} {i} the shares {i} rose" for i in range(4))]
+    held, trained = held_out(tiny_model, texts, 8, 5, 30)
+    assert held
+    assert trained
+    assert not set(held) & set(trained)
+
+
+def test_general_text_begins_as_the_tokenizer_begins_every_text(tiny_tokenizer, tiny_model):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.bos_token = "<|system|>"
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|system|> $A", special_tokens=[("<|system|>", bos)]
+    )
+    model = LocalModel(tiny_model.module, tokenizer, name="tiny")
+    held, trained = held_out(model, ["the shares rose after the news and the cup was won " * 4], 8, 5, 30)
+    assert {piece[0] for piece in [*held, *trained]} == {bos}
+    assert {len(piece) for piece in [*held, *trained]} == {9}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -212,8 +213,10 @@ def generate_pairs(
         counts.update(row["rejected"])
     made = [QAPair.model_validate(pair) for row in rows for pair in row["pairs"]]
     if not made:
+        said = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
         raise DataError(
-            f"no pair could be made from {len(passages)} passages: {dict(counts)}; give pairs, or a generator"
+            f"no pair could be made from {len(passages)} passages ({said or 'nothing in them to ask for'}): "
+            "give pairs, or another generator"
         )
     return made, dict(counts)
 
@@ -233,7 +236,9 @@ def _for_passage(
     rejected: Counter[str] = Counter()
     kept: list[QAPair] = []
     if isinstance(generator, SplitContext):
-        return generator.generate(passage, args.pairs_per_passage, ()), {}
+        found = generator.generate(passage, sys.maxsize, ())
+        more = len(found) - args.pairs_per_passage
+        return found[: args.pairs_per_passage], {"beyond pairs_per_passage": more} if more > 0 else {}
     for _ in range(args.max_rounds):
         wanted = args.pairs_per_passage - len(kept)
         try:

@@ -127,15 +127,15 @@ def held_out(
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Pieces of general text to measure on, and other ones to train on.
 
-    A quarter of the texts is held out whole; of fewer than four texts, the first quarter of the pieces.
+    A quarter of the texts is held out whole; of fewer than four texts, or when none of that quarter is long enough, the
+    first quarter of the pieces.
 
     Raises:
         DataError: no text is `tokens` long.
     """
-    if len(texts) >= 4:
-        cut = -(-len(texts) // 4)
-        parts = text_pieces(model, texts[:cut], tokens, measured), text_pieces(model, texts[cut:], tokens, trained)
-    else:
+    cut = -(-len(texts) // 4)
+    parts = text_pieces(model, texts[:cut], tokens, measured), text_pieces(model, texts[cut:], tokens, trained)
+    if len(texts) < 4 or not parts[0]:
         pieces = [piece for text in texts for piece in text_pieces(model, [text], tokens, measured + trained)]
         cut = min(measured, -(-len(pieces) // 4))
         parts = pieces[:cut], pieces[cut : cut + trained]
@@ -145,11 +145,15 @@ def held_out(
 
 
 def text_pieces(model: LocalModel, texts: Sequence[str], tokens: int, count: int) -> list[tuple[int, ...]]:
-    """At most `count` pieces of `tokens` token ids, cut out of the texts one after the other, first of each first."""
-    cut = []
+    """At most `count` pieces of `tokens` token ids, cut out of the texts one after the other, first of each first.
+
+    Where the tokenizer begins every text with a token of its own, each piece does so too.
+    """
+    cut, bos = [], model.tokenizer.bos_token_id
+    start = (bos,) if bos is not None and model.encode("a")[0] == bos else ()
     for text in texts:
         ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-        cut.append([tuple(ids[i : i + tokens]) for i in range(0, len(ids) - tokens + 1, tokens)])
+        cut.append([(*start, *ids[i : i + tokens]) for i in range(0, len(ids) - tokens + 1, tokens)])
     rounds = max(map(len, cut), default=0)
     return [pieces[r] for r in range(rounds) for pieces in cut if r < len(pieces)][:count]
 

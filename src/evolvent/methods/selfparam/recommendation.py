@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,20 +97,42 @@ def read_turns(path: str | Path, catalogue: dict[int, str]) -> list[Turn]:
     """Turns of a test file with `input`, `rec` and `prev_entity`.
 
     Raises:
-        DataError: a field is missing, or names an id that is not in the catalogue; names the line.
+        DataError: no such file; a field is missing, or names an id that is not in the catalogue; names the line.
     """
     turns = []
-    for line, row in read_jsonl(path):
+    for line, row in _lines(path):
         try:
+            if not isinstance(row["input"], str):
+                raise KeyError("input")
             gold = tuple(catalogue[i] for i in row["rec"])
             seen = frozenset(catalogue[i] for i in row["prev_entity"])
             turns.append(Turn(str(row.get("dialog_id", line)), row["input"], gold, seen))
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise DataError(
                 f"{path}, line {line}: {error} is neither a field that is there nor an id of the catalogue; expected "
-                "`input`, `rec` and `prev_entity` with ids of entity2id.json"
+                "`input` as a text, `rec` and `prev_entity` as lists of ids of entity2id.json"
             ) from error
     return turns
+
+
+def read_answers(path: str | Path) -> list[str]:
+    """One `answer` a line.
+
+    Raises:
+        DataError: no such file, or a line without one.
+    """
+    answers = []
+    for line, row in _lines(path):
+        if not isinstance(row.get("answer"), str):
+            raise DataError(f"{path}, line {line}, field 'answer': expected a text, got {row.get('answer')!r}")
+        answers.append(row["answer"])
+    return answers
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file")
+    return read_jsonl(path)
 
 
 def recommended_names(answer: str) -> list[str]:

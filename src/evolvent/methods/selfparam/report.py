@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evolvent.data.parsing import squash
 from evolvent.evaluation.significance import bootstrap_interval, mcnemar_exact, paired_bootstrap
 from evolvent.methods.selfparam.training import Trained
 from evolvent.runs import plots
@@ -17,6 +18,15 @@ from evolvent.training.finetune import FineTuneResult
 if TYPE_CHECKING:
     from evolvent.methods.selfparam.selfparam import SelfParam
 
+COLLAPSED = (
+    "General text has become more than 1 nat per token harder to predict: the model has collapsed. Roll back, and "
+    "lower the learning rate or exposures, or give more general text."
+)
+_ORDERS = re.compile(
+    r"\b(?:ignore|disregard|forget)\s+(?:all\s+|any\s+|the\s+|your\s+)*(?:previous|prior|above|earlier|preceding)\b"
+    r"|\byou are now\b|\bsystem prompt\b|\bnew instructions\s*:",
+    re.IGNORECASE,
+)
 NAMES = {
     "base": "model, no passage",
     "in_context": "passage in the prompt",
@@ -68,6 +78,8 @@ def build_metrics(method: SelfParam) -> dict[str, Any]:
     metrics["storage/training_bytes"] = method.stored_bytes
     metrics["steps"] = sum(step.steps for step in method.injections)
     metrics["rows/test"] = len(method.asked)
+    trained = {squash(pair.question) for pair in method.learnt}
+    metrics["rows/test_trained"] = sum(squash(pair.question) in trained for pair in method.asked)
     return metrics
 
 
@@ -150,6 +162,13 @@ def build_report(method: SelfParam, metrics: dict[str, Any]) -> Report:
     ]
     report.table("Some answers", ["question", "expected", "answer"], shown)
     notes = [f"{said[:1].upper()}{said[1:]}." for said in method.conflicts]
+    if method.test and metrics["rows/test_trained"]:
+        notes.append(f"{metrics['rows/test_trained']} of the questions asked were trained in the same wording.")
+    if method.collapsed:
+        notes.insert(0, COLLAPSED)
+    ordering = [p.id for p in method.passages if _ORDERS.search(p.text)]
+    if ordering:
+        notes.append(f"Text that reads like orders to a model, learnt as it stands: {', '.join(ordering)}.")
     notes += [f"{count} pairs left out: {reason}." for reason, count in method.dropped.items() if count]
     notes += [f"The teacher ({row.prompt}) reads badly: {row.gold:.2f} nats per token." for row in method.unread]
     if method.args.retention_rows and method.args.retention_weight and not method.text:

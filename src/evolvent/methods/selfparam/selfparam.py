@@ -45,7 +45,7 @@ from evolvent.methods.selfparam.pairs import (
     settle_conflicts,
     write_pairs,
 )
-from evolvent.methods.selfparam.report import build_metrics, build_report
+from evolvent.methods.selfparam.report import COLLAPSED, build_metrics, build_report
 from evolvent.methods.selfparam.storage import Storage
 from evolvent.methods.selfparam.teacher import (
     Format,
@@ -72,6 +72,7 @@ from evolvent.training.examples import EncodedExample
 logger = logging.getLogger(__name__)
 MEASURED_PIECES = 40  # of general text, on which drift and perplexity are measured; never trained on
 TRAINED_PIECES = 200
+MOST_RISE = 1.0  # nats per token of general text: a model that lost more has collapsed
 PASSAGE_EXPOSURES = 4  # times that a passage is seen as text for each time that a fact is seen as a question
 
 
@@ -138,6 +139,7 @@ class SelfParam(Storage):
         if args.generator == "split" and pairs is None and eval_dataset is None:
             raise ConfigError('generator="split" makes no questions to measure with: give eval_dataset (--test)')
         super().__init__(model, args, on_progress or (lambda *_: None))
+        self._source = Path(pairs) if isinstance(pairs, (str, Path)) else None
         whole = read_passages(passages)
         cut = split_passages(whole, args.chunk_words) if pairs is None else pieces(whole, args.chunk_words)
         known = [*whole, *(p for p in cut if p not in whole)]
@@ -188,7 +190,9 @@ class SelfParam(Storage):
         else:
             made = self._given
         self.pairs, self.conflicts = settle_conflicts(made, self.passages, self.args.on_conflict)
-        write_pairs(self.folder.path("pairs.jsonl"), self.pairs)
+        written = self.folder.path("pairs.jsonl")
+        if self._source is None or written.resolve() != self._source.resolve():  # the user's own file stays as it is
+            write_pairs(written, self.pairs)
         self.formats = [drawn(self.args.formats, f"{self.args.seed} {pair.id}") for pair in self.pairs]
         return self.pairs
 
@@ -337,6 +341,8 @@ class SelfParam(Storage):
             self.answers[name] = self._measured(name, partial(self._ask, reference), steps[-1].identity)
             self.drifts[name] = self._drift(name, reference, steps[-1].identity)
         self.drifts["base"] = undrifted(self.original)
+        if self.collapsed:
+            logger.warning("%s: %s", self.final, COLLAPSED)
         return self.answers
 
     def report(self) -> SelfParamResult:
@@ -356,6 +362,11 @@ class SelfParam(Storage):
         """The questions to measure with: the given ones, else one training wording of each fact."""
         by_fact = {p.fact: p for p in reversed(self.pairs) if p.kind != "split"}
         return self.test or list(by_fact.values())
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether general text has become so hard to predict that the model is hardly of use."""
+        return self.drifts["selfparam"].nll - self.drifts["base"].nll > MOST_RISE
 
     def known(self) -> dict[str, Any]:
         """Every stage depends on the passages, the pairs, the general text and the model."""

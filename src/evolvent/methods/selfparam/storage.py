@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 from evolvent.data.files import write_json
-from evolvent.errors import ConfigError
+from evolvent.errors import ConfigError, ModelError
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.models.local import LocalModel
 from evolvent.models.resolve import checkpoint_folder, load_local
@@ -45,18 +46,34 @@ class Storage(Stages):
         return str(self._model) if isinstance(self._model, (str, Path)) else self.kept(self._model, save_checkpoint)
 
     def check_weights(self) -> None:
-        """Stages know the model by its reference; a folder's weights may have changed since.
+        """Whether the model can be trained, and is the one that the run folder's results are of.
+
+        Stages know a model by its reference; the weights of a folder may have changed since, and a model that is passed
+        loaded may be another one.
 
         Raises:
-            ConfigError: the run folder's results are of other weights than the model has now.
+            ConfigError: the results are of other weights than the model has now.
+            ModelError: its weights are quantised.
         """
+        folder = Path(checkpoint_folder(self.reference))
+        config = folder / "config.json"
+        if config.is_file() and "quantization_config" in json.loads(config.read_text()):
+            raise ModelError(
+                f"{self.reference}: quantised weights cannot be trained and stored as they are: name the checkpoint "
+                "that was quantised"
+            )
         file = self.folder.path("model.json")
-        now = {"reference": self.reference, "weights": weight_digest(checkpoint_folder(self.reference))}
+        now = {"reference": self.reference, "weights": weight_digest(folder)}
         before = json.loads(file.read_text()) if file.is_file() else now
+        if not isinstance(self._model, (str, Path)) and file.is_file():
+            passed = self.folder.path("base.passed")
+            save_checkpoint(self._model, passed)
+            now["weights"] = weight_digest(passed)
+            shutil.rmtree(passed)
         if before["reference"] == now["reference"] and before["weights"] != now["weights"]:
             raise ConfigError(
-                f"{self.folder.folder}: its results are of other weights than {self.reference} holds now: choose "
-                "another output_dir, or put the weights back"
+                f"{self.folder.folder}: its results are of other weights than {self.reference} holds now, or than the "
+                "model that was passed: choose another output_dir, or give the weights of before"
             )
         write_json(file, now)
 

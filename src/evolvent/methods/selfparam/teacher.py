@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from evolvent.data.records import Passage
-from evolvent.errors import ModelError
+from evolvent.errors import DataError, ModelError
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.pairs import QAPair
 from evolvent.models.distributions import TokenDistributions, token_distributions
@@ -364,8 +364,20 @@ class TeacherCache:
         return found
 
     def load(self) -> list[TokenDistributions]:
-        """Everything that is stored, in the order of the rows."""
-        return [row for path in sorted(self.folder.glob("shard-*.safetensors")) for row in _rows(path)]
+        """Everything that is stored, in the order of the rows.
+
+        Raises:
+            DataError: a shard is torn.
+        """
+        found: list[TokenDistributions] = []
+        for path in sorted(self.folder.glob("shard-*.safetensors")):
+            try:
+                found += _rows(path)
+            except (SafetensorError, OSError) as error:
+                raise DataError(
+                    f"{path}: torn ({error}): delete {self.folder.parent}, and the same command computes it again"
+                ) from error
+        return found
 
     @staticmethod
     def _read(path: Path, digest: str) -> list[TokenDistributions] | None:

@@ -14,7 +14,7 @@ from evolvent.data.overlap import text_key
 from evolvent.errors import DataError
 from evolvent.models.local import LocalModel
 from evolvent.models.quiet import quiet
-from evolvent.models.resolve import checkpoint_folder, load_local
+from evolvent.models.resolve import adapter_base, checkpoint_folder, load_local
 from evolvent.runs.lineage import Lineage, weight_digest, write_lineage
 
 if TYPE_CHECKING:
@@ -38,14 +38,16 @@ def stored_dtype(reference: str) -> str:
     """The type in which a model's weights are stored."""
     from transformers import AutoConfig
 
-    dtype = getattr(AutoConfig.from_pretrained(checkpoint_folder(reference)), "dtype", None)
+    folder = checkpoint_folder(reference)
+    adapter = Path(folder) / "adapter_config.json"
+    dtype = getattr(AutoConfig.from_pretrained(adapter_base(adapter) if adapter.is_file() else folder), "dtype", None)
     return str(dtype or torch.float32).removeprefix("torch.")
 
 
 def weight_bytes(reference: str) -> int:
-    """Bytes of all weights of a model, as they are stored."""
+    """Bytes of all weights of a model, as they are stored, without those of an adapter."""
     model = load_local(reference, dtype=stored_dtype(reference))
-    return sum(p.numel() * p.element_size() for p in model.module.parameters())
+    return sum(p.numel() * p.element_size() for name, p in model.module.named_parameters() if "lora_" not in name)
 
 
 def publish(method: SelfParam, trained: str, metrics: dict[str, Any]) -> str:
