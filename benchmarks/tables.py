@@ -488,8 +488,8 @@ def selfparam_sequential(rows: dict[str, Row]) -> str:
         arm, _, which = told.partition(", ")
         low, high = row["ci95"]
         kept, new = f"{row['value']:.1f} [{low:.1f}, {high:.1f}]", f"{row['comparator_value']:.1f}"
-        teacher = ", plain teacher" if "plain" in group else ""
-        name = f"{names[arm].replace('**', '') if teacher else names[arm]}{teacher}: {which.removesuffix(' at the end')}"
+        shown = f"{names[arm].replace('**', '')}, plain teacher" if "plain" in group else names[arm]
+        name = f"{shown}: {which.removesuffix(' at the end')}"
         drift = f"{row['drift']:.3f}" if "drift" in row else ""
         lines.append([name, ", ".join(map(str, row["seeds"])), new, kept, f"{row['all_passages']:.1f}", drift])
     return _table(lines)
