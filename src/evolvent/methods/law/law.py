@@ -196,6 +196,15 @@ class Law:
         stored = self._stage("probe", inputs, compute, lambda folder: json.loads((folder / "probe.json").read_text()))
         self.probed = [Knowledge.from_dict(k) for k in stored]
         usable = rows_for(self.model, self.facts, self.wordings)
+        without = [f.id for f, k, rows in zip(self.facts, self.probed, usable, strict=True) if k.anywhere and not rows]
+        if without:
+            self.folder.event("no-position", facts=without)
+            logger.warning(
+                "%d known facts are not edited, since their subject is the first token in every wording: %s. "
+                'contexts="auto" has a wording with text before it',
+                len(without),
+                ", ".join(without[:5]),
+            )
         chosen = [k.anywhere and bool(rows) for k, rows in zip(self.probed, usable, strict=True)]
         self.known = [f for f, use in zip(self.facts, chosen, strict=True) if use]
         self.found = [k for k, use in zip(self.probed, chosen, strict=True) if use]
