@@ -335,6 +335,14 @@ def test_a_known_fact_without_a_position_is_named(folder, tmp_path, caplog):
     assert '"no-position", "facts": ["first"]' in (tmp_path / "run" / "events.jsonl").read_text()
 
 
+def test_references_that_are_left_out_are_named_by_their_relations(folder, tmp_path, caplog):
+    model = load_local(folder, dtype="float32")
+    references = [*known_facts(model, 3, start=50), *known_facts(model, 2, relation="profit", start=60)]
+    washer = Law(model, known_facts(model, 1), references=references, args=settings(tmp_path, n_references=3))
+    assert washer.references == references[:3]
+    assert "3 of 5 references are used (n_references), none of 'profit'" in caplog.text
+
+
 def test_another_corpus_in_the_same_folder_is_another_run(folder, tmp_path):
     model = load_local(folder, dtype="float32")
     facts, changes = known_facts(model, 3), {"attacks": (), "max_rounds": 1}

@@ -122,7 +122,16 @@ class Law:
         self.keep = _facts(keep)
         check_disjoint(self.facts, self.keep)
         taken = {f.subject.casefold() for f in [*self.facts, *self.keep]}
-        self.references = [f for f in _facts(references) if f.subject.casefold() not in taken][: args.n_references]
+        free = [f for f in _facts(references) if f.subject.casefold() not in taken]
+        self.references = free[: args.n_references]
+        if args.n_references and len(free) > args.n_references:
+            lost = {f.relation for f in free} - {f.relation for f in self.references}
+            logger.warning(
+                "%d of %d references are used (n_references)%s",
+                len(self.references),
+                len(free),
+                f", none of {', '.join(map(repr, sorted(lost)))}" if lost else "",
+            )
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
         self._model = model
         self._corpus = corpus
