@@ -9,7 +9,7 @@ from decoders import FAMILIES
 from evolvent.errors import ModelError
 from evolvent.methods.law.decoder import Decoder
 from evolvent.methods.law.protected import ProtectedPrompts
-from evolvent.methods.law.targets import Suffixes
+from evolvent.methods.law.targets import Suffixes, suffix_form_agrees
 from evolvent.methods.law.wordings import Row
 from evolvent.models.local import LocalModel
 
@@ -144,3 +144,24 @@ def test_experts_beside_a_shared_one_are_refused(decoder_model):
     module = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ModelError, match=r"block 0: .*down_proj.* mixture of experts"):
         Decoder(LocalModel(module, decoder_model().tokenizer, name="experts"))
+
+
+def test_the_blocks_of_a_model_that_reads_images_too_are_those_of_its_text(decoder_model):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = decoder_model()
+    sizes = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 96}
+    text = {**sizes, "vocab_size": 400, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128}
+    vision = {**sizes, "image_size": 28, "patch_size": 14}
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    module = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    found = Decoder(LocalModel(module, model.tokenizer, name="images"))
+    assert [p.name for p in found.projections] == [
+        f"model.language_model.layers.{n}.mlp.down_proj.weight" for n in range(4)
+    ]
+    row = rows(found)[2]
+    states = found.read([row.tokens], keys=[], residual=2)[1]
+    plain = module(input_ids=torch.tensor([row.tokens]), output_hidden_states=True).hidden_states[3][0, -1]
+    assert torch.allclose(states[0], plain, atol=1e-4)
+    assert suffix_form_agrees(found, LAYER, [row])
+    assert found.goes_on()

@@ -12,6 +12,7 @@ from decoders import TEXTS, decoder_of, known_facts
 from safetensors.torch import load_file
 
 from evolvent import Law, LawConfig
+from evolvent.data.records import Fact
 from evolvent.errors import ConfigError, DataError, ModelError, NothingSelectedError
 from evolvent.methods.law import law, target_shards, washing
 from evolvent.methods.law.decoder import Decoder
@@ -319,6 +320,27 @@ def test_a_fact_that_only_a_paraphrase_brings_is_known(folder, tmp_path):
     with washer.opened():
         assert [f.id for f in washer.probe()] == [reworded.id, *(f.id for f in others)]
     assert not washer.probed[0].known
+
+
+def test_a_known_fact_without_a_position_is_named(folder, tmp_path, caplog):
+    model = load_local(folder, dtype="float32")
+    ids = torch.tensor([model.encode("9 is a phone by")])
+    said = model.tokenizer.decode([int(model.module(input_ids=ids).logits[0, -1].argmax())])
+    first = Fact(id="first", subject="9", prompt="{} is a phone by", object=said)
+    washer = Law(model, [first, *known_facts(model, 2)], args=settings(tmp_path / "run", contexts="bare"), corpus=TEXTS)
+    with washer.opened():
+        assert "first" not in [f.id for f in washer.probe()]
+    assert washer.probed[0].known
+    assert "1 known facts are not edited" in caplog.text
+    assert '"no-position", "facts": ["first"]' in (tmp_path / "run" / "events.jsonl").read_text()
+
+
+def test_references_that_are_left_out_are_named_by_their_relations(folder, tmp_path, caplog):
+    model = load_local(folder, dtype="float32")
+    references = [*known_facts(model, 3, start=50), *known_facts(model, 2, relation="profit", start=60)]
+    washer = Law(model, known_facts(model, 1), references=references, args=settings(tmp_path, n_references=3))
+    assert washer.references == references[:3]
+    assert "3 of 5 references are used (n_references), none of 'profit'" in caplog.text
 
 
 def test_another_corpus_in_the_same_folder_is_another_run(folder, tmp_path):

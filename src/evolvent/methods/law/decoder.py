@@ -63,8 +63,10 @@ class Decoder:
         config = model.causal_lm.config
         if getattr(config, "is_encoder_decoder", False):
             raise ModelError(f"{model.name} is an encoder-decoder; LAW is for decoders")
+        config = config.get_text_config()  # of a model that reads images too
         self.model = model
         self.hidden = int(getattr(config, "hidden_size", None) or config.n_embd)
+        self.vocab_size = int(config.vocab_size)
         self.blocks = self._blocks(int(config.num_hidden_layers))
         names = {id(p): n for n, p in model.causal_lm.named_parameters()}
         self.projections = [self._down_projection(i, block, names) for i, block in enumerate(self.blocks)]
@@ -74,7 +76,7 @@ class Decoder:
         return len(self.blocks)
 
     def _blocks(self, count: int) -> nn.ModuleList:
-        for module in self.model.causal_lm.modules():
+        for module in self.model.causal_lm.get_decoder().modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
                 return module
         raise ModelError(f"{self.model.name}: its {count} blocks are not one ModuleList")
@@ -302,7 +304,7 @@ class Decoder:
             return False
         caught: list[Any] = []
         handles = [self.blocks[b].register_forward_hook(lambda _, __, out: caught.append(out)) for b in (0, -1)]
-        ids = torch.arange(1, 5, device=self.model.device)[None] % self.model.module.config.vocab_size
+        ids = torch.arange(1, 5, device=self.model.device)[None] % self.vocab_size
         try:
             with torch.inference_mode():
                 self.model.module(input_ids=ids, use_cache=False)

@@ -122,7 +122,16 @@ class Law:
         self.keep = _facts(keep)
         check_disjoint(self.facts, self.keep)
         taken = {f.subject.casefold() for f in [*self.facts, *self.keep]}
-        self.references = [f for f in _facts(references) if f.subject.casefold() not in taken][: args.n_references]
+        free = [f for f in _facts(references) if f.subject.casefold() not in taken]
+        self.references = free[: args.n_references]
+        if args.n_references and len(free) > args.n_references:
+            lost = {f.relation for f in free} - {f.relation for f in self.references}
+            logger.warning(
+                "%d of %d references are used (n_references)%s",
+                len(self.references),
+                len(free),
+                f", none of {', '.join(map(repr, sorted(lost)))}" if lost else "",
+            )
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
         self._model = model
         self._corpus = corpus
@@ -196,6 +205,15 @@ class Law:
         stored = self._stage("probe", inputs, compute, lambda folder: json.loads((folder / "probe.json").read_text()))
         self.probed = [Knowledge.from_dict(k) for k in stored]
         usable = rows_for(self.model, self.facts, self.wordings)
+        without = [f.id for f, k, rows in zip(self.facts, self.probed, usable, strict=True) if k.anywhere and not rows]
+        if without:
+            self.folder.event("no-position", facts=without)
+            logger.warning(
+                "%d known facts are not edited, since their subject is the first token in every wording: %s. "
+                'contexts="auto" has a wording with text before it',
+                len(without),
+                ", ".join(without[:5]),
+            )
         chosen = [k.anywhere and bool(rows) for k, rows in zip(self.probed, usable, strict=True)]
         self.known = [f for f, use in zip(self.facts, chosen, strict=True) if use]
         self.found = [k for k, use in zip(self.probed, chosen, strict=True) if use]
