@@ -131,6 +131,8 @@ def test_of_contradicting_passages_the_newest_holds():
     assert [p.answer for p in kept] == ["Oslo"]
     assert "'Rome' (old)" in said[0]
     assert len(settle_conflicts(pairs, passages, "keep")[0]) == 2
+    later = [QAPair.of("new", "Where is it?", "Bern"), QAPair.of("new", "Where is it", "Oslo")]
+    assert [p.answer for p in settle_conflicts(later, passages, "newest")[0]] == ["Oslo"]
     with pytest.raises(DataError, match="several answers"):
         settle_conflicts(pairs, passages, "error")
 

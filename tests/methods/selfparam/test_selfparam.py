@@ -139,6 +139,16 @@ def test_a_repeated_run_computes_nothing_and_says_the_same(tiny_folder, settings
     assert shown == {k: second.metrics[k] for k in shown}
 
 
+def test_a_format_that_is_added_is_probed_in_the_same_folder(tiny_folder, settings):
+    build(tiny_folder, settings(baselines=())).run()
+    more = settings(baselines=(), formats={"plain": 3, "chat": 1}, on_config_change="rerun")
+    method = build(tiny_folder, more)
+    with method:
+        method.prepare()
+        method.probe()
+    assert {row.prompt.format for row in method.probed} == {"plain", "chat"}
+
+
 KILLED = """
 import os, signal, sys
 from conftest_data import GENERAL, PAIRS, PASSAGES, TEST

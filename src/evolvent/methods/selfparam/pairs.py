@@ -152,7 +152,7 @@ def settle_conflicts(
     for group in asked.values():
         if len({squash(pair.answer) for pair in group}) == 1:
             continue
-        newest = max(group, key=lambda pair: order[pair.passage])
+        newest = max(reversed(group), key=lambda pair: order[pair.passage])  # within a passage the last one
         answers = ", ".join(f"{pair.answer!r} ({pair.passage})" for pair in group)
         said.append(f"{newest.question!r} has several answers: {answers}")
         if on_conflict == "newest":

@@ -180,7 +180,9 @@ class SelfParam(Storage):
         if self._given is None:
             made, self.rejected = self.stage(
                 "pairs",
-                {"generator": self.args.generator, "pairs": self.args.pairs_per_passage, "seed": self.args.seed},
+                self.settings(
+                    "generator", "pairs_per_passage", "max_rounds", "round_trip", "max_answer_tokens", "seed"
+                ),
                 compute,
                 lambda folder: (
                     read_pairs(folder / "pairs.jsonl", self.passages, max_answer_words=self.args.max_answer_tokens),
@@ -219,7 +221,7 @@ class SelfParam(Storage):
 
         self.probed: list[ProbeRow] = self.stage(
             "probe",
-            {"asked": [p.id for p in asked], **self.settings("shots", "hint", "top_k")},
+            {"asked": [p.id for p in asked], **self.settings("shots", "hint", "top_k", "formats")},
             compute,
             lambda folder: read_probe(folder / "probe.json"),
         )
@@ -280,7 +282,8 @@ class SelfParam(Storage):
         inputs = {
             "prompts": {f: str(p) for f, p in self.prompts.items()},
             "temperature": self.temperature,
-            **self.settings("top_k", "contrast", "formats", "target", "retention_rows", "retention_tokens", "seed"),
+            **self.settings("top_k", "contrast", "formats", "target", "retention_rows", "retention_weight"),
+            **self.settings("retention_tokens", "seed"),
         }
         folder: Path = self.stage("teacher", inputs, compute, lambda folder: folder)
         stored = json.loads((folder / "rows.json").read_text())
@@ -388,7 +391,10 @@ class SelfParam(Storage):
 
         said = self.stage(
             "answers",
-            {"prompts": {f: str(p) for f, p in self.prompts.items()}, **self.settings("max_answer_tokens")},
+            {
+                "prompts": {f: str(p) for f, p in self.prompts.items()},
+                **self.settings("max_answer_tokens", "formats", "seed"),
+            },
             compute,
             lambda folder: json.loads((folder / "answers.json").read_text()),
         )
