@@ -403,6 +403,26 @@ def test_streamed_keys_give_the_weights_of_keys_held_at_once(folder, tmp_path, m
     assert any(not torch.equal(once[n], weights(folder)[n]) for n in once)
 
 
+def test_no_more_than_a_block_of_facts_is_read_at_once(folder, tmp_path, monkeypatch):
+    model = load_local(folder, dtype="float32")
+    changes = {"attacks": (), "max_rounds": 1, "layers": (1,), "target_steps": 2, "key_contexts": "each"}
+    facts, most, read = known_facts(model, 30), [], Decoder.read
+
+    def seen(decoder, rows, **what):
+        most.append(len(rows))
+        return read(decoder, rows, **what)
+
+    monkeypatch.setattr(Decoder, "read", seen)
+    stored = []
+    for block in (64, 8):
+        monkeypatch.setattr(washing, "STREAM_FACTS", block)
+        most.clear()
+        Law(str(folder), facts, args=settings(tmp_path / str(block), **changes), corpus=TEXTS).run()
+        assert max(most) <= block * 4  # wordings
+        stored.append(weights(tmp_path / str(block) / "checkpoint")["model.layers.1.mlp.down_proj.weight"])
+    assert torch.allclose(*stored, atol=1e-4)
+
+
 def test_more_keys_than_units_are_streamed_by_themselves(folder, tmp_path, monkeypatch):
     model = load_local(folder, dtype="float32")
     facts = [*known_facts(model, 30), *known_facts(model, 20, relation="profit")]

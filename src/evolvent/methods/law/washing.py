@@ -12,8 +12,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evolvent.data.records import Fact
@@ -123,14 +124,7 @@ def wash_round(
     """
     last = layers[-1]
     ends = [_ends(rows) for rows in work.rows]
-    flat = [r for rows in ends for r in rows]
-    goal_file = folder / "goals.safetensors"
-    if not goal_file.is_file():
-        _, clean = decoder.read([r.tokens for r in flat], keys=[], residual=last)
-        assert clean is not None
-        save_file({"goals": clean + _owned(work.deltas, ends)}, goal_file.with_suffix(".new"))
-        goal_file.with_suffix(".new").replace(goal_file)
-    goals = load_file(goal_file)["goals"].double()
+    goals = _goals(decoder, work.deltas, ends, last, folder / "goals.f32")
     objects = [object_tokens(decoder.model, fact) for fact in work.facts]
     asked = [
         _asked(decoder.model, fact, rows, args.eliminate) for fact, rows in zip(work.facts, work.rows, strict=True)
@@ -210,7 +204,7 @@ class _Problem:
         decoder: Decoder,
         protected: _Protected | None,
         ends: Sequence[Sequence[Row]],
-        goals: Tensor,
+        goals: NDArray[np.float32],
         active: Tensor,
         layer: int,
         last: int,
@@ -230,7 +224,8 @@ class _Problem:
         places = [n for i in facts for n in range(self.starts[i], self.starts[i + 1])]
         keys, states = self.decoder.read([r.tokens for r in rows], keys=[self.layer], residual=self.last)
         assert states is not None
-        found, residuals = keys[self.layer].double(), (self.goals[places] - states.double()) / self.share
+        wanted = torch.from_numpy(self.goals[places]).double()
+        found, residuals = keys[self.layer].double(), (wanted - states.double()) / self.share
         owners = torch.tensor([i for i in facts for _ in self.ends[i]])
         if self.args.key_contexts == "mean":
             weights = torch.tensor([r.weight for r in rows], dtype=torch.float64)
@@ -337,6 +332,25 @@ def _asked(model: LocalModel, fact: Fact, rows: Sequence[Row], eliminate: str) -
 def _ends(rows: Sequence[Row]) -> list[Row]:
     """Rows cut behind the token whose key is read."""
     return [Row(r.tokens[: r.edit + 1], r.edit, r.weight) for r in rows]
+
+
+def _goals(
+    decoder: Decoder, deltas: Tensor, ends: Sequence[Sequence[Row]], layer: int, path: Path
+) -> NDArray[np.float32]:
+    """Where the state of each wording shall be behind the last block (wordings, d): on disk, as keys never all are."""
+    shape = (sum(map(len, ends)), decoder.hidden)
+    if not path.is_file():
+        new = path.with_suffix(".new")
+        goals, start = np.memmap(new, np.float32, "w+", shape=shape), 0
+        for first in range(0, len(ends), STREAM_FACTS):
+            own = ends[first : first + STREAM_FACTS]
+            _, clean = decoder.read([r.tokens for rows in own for r in rows], keys=[], residual=layer)
+            assert clean is not None
+            goals[start : start + len(clean)] = (clean + _owned(deltas[first : first + STREAM_FACTS], own)).numpy()
+            start += len(clean)
+        goals.flush()
+        new.replace(path)
+    return np.memmap(path, np.float32, "r", shape=shape)
 
 
 def _owned(deltas: Tensor, rows: Sequence[Sequence[Row]]) -> Tensor:
