@@ -257,13 +257,13 @@ def taught(
 def _amplified(
     read: TokenDistributions, alone: TokenDistributions, contrast: float, temperature: float
 ) -> TokenDistributions:
-    p, p_0 = read.log_probs.float(), alone.log_probs.float()  # (tokens, k), (tokens, vocab)
+    log_p, log_p_0 = read.log_probs.float(), alone.log_probs.float()  # (tokens, k), (tokens, vocab)
     if read.ids is not None:
-        p_0 = p_0.gather(-1, read.ids.long())
-    gained = contrast * (p - p_0)
+        log_p_0 = log_p_0.gather(-1, read.ids.long())
+    gained = contrast * (log_p - log_p_0)
     gained[-1] = 0
-    plausible = p >= p.amax(-1, keepdim=True) + math.log(PLAUSIBLE)
-    made = ((p + gained) / temperature).masked_fill(~plausible, -torch.inf).log_softmax(-1)
+    plausible = log_p >= log_p.amax(-1, keepdim=True) + math.log(PLAUSIBLE)
+    made = ((log_p + gained) / temperature).masked_fill(~plausible, -torch.inf).log_softmax(-1)
     ids, entropy = read.ids, -(made.exp() * made.clamp(min=-100)).sum(-1)
     if ids is not None:
         made, order = made.sort(-1, descending=True)
