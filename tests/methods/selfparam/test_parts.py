@@ -148,6 +148,16 @@ def test_rules_ask_for_names_and_numbers_and_name_the_subject():
     assert all(not contains(p.question, p.answer) for p in pairs)
 
 
+def test_rules_leave_out_whole_names_and_never_the_subject_that_a_question_needs():
+    text = "The Torvald bank was opened by Ada Pell. It has twelve rooms under the market of Brenn."
+    asked = {p.question: p.answer for p in Rules().generate(Passage(id="b", text=text), 10, ())}
+    assert asked == {
+        "Complete: The Torvald bank was opened by ___.": "Ada Pell",
+        "Complete: The Torvald bank: It has ___ under the market of Brenn.": "twelve rooms",
+        "Complete: The Torvald bank: It has twelve rooms under the market of ___.": "Brenn",
+    }
+
+
 def test_rules_do_not_ask_for_headings():
     titled = Passage(id="m", title="Orvane lighthouse", text=f"# Orvane lighthouse\n\n{LIGHTHOUSE.text}")
     pairs = Rules().generate(titled, 10, ())

@@ -29,10 +29,17 @@ AVOIDED = 20  # earlier questions that a generator is shown
 
 # Names and numbers that a sentence is worth asking about, the more telling ones first.
 _SPANS = (
-    re.compile(r"\b(?:[A-Z][\w'’-]+(?: (?:of|de|van|the) (?=[A-Z]))?(?: [A-Z][\w'’-]+)+)"),
+    re.compile(r"\b[A-Z][\w'’-]+(?:(?: (?:of|de|van|the))? [A-Z][\w'’-]+)+"),
     re.compile(r"\b\d[\d,.]*\d(?: (?:%|percent|[a-z]+s))?|\b\d+\b(?: [a-z]+)?"),
+    re.compile(
+        r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|"
+        r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-[a-z]+)?) [a-z]+s\b"
+    ),
     re.compile(r"(?<=[a-z,] )[A-Z][\w'’-]+"),
 )
+_NAMED = re.compile(
+    r"(?:The|An?) (?:[A-Z][\w'’-]+ )+(?!(?:is|are|was|were|has|had|can|will)\b)[a-z]+"
+)  # The Orvane lighthouse
 _HEADING = re.compile(r"^#+ .*$\n*", re.MULTILINE)  # of Markdown: no sentence to complete
 _QUESTION = re.compile(r"(?:question|q)\s*\d*\s*[:.)]\s*(.+?)\s*\n\s*(?:answer|a)\s*\d*\s*[:.)]\s*(.+)", re.IGNORECASE)
 
@@ -69,7 +76,7 @@ class Rules:
             spans = list(
                 dict.fromkeys(m.group(0).strip(" .,") for pattern in _SPANS for m in pattern.finditer(sentence))
             )
-            spans = [s for s in spans if s != subject and len(s) > 1]
+            spans = [s for s in spans if s not in subject and len(s) > 1 and not any(s != t and s in t for t in spans)]
             about = "" if not subject or subject in sentence else f"{subject}: "
             found.append(
                 [
@@ -275,8 +282,8 @@ def _covered(passage: Passage, pairs: Sequence[QAPair]) -> bool:
 
 
 def _subject(text: str) -> str:
-    """The first name of a text, which later sentences call "it"."""
-    found = _SPANS[0].search(text) or _SPANS[2].search(text)
+    """The first name of a text, with its noun if it has one, which later sentences call "it"."""
+    found = _NAMED.match(text) or _SPANS[0].search(text) or _SPANS[-1].search(text)
     return found.group(0) if found else ""
 
 
