@@ -292,6 +292,18 @@ def test_settings_that_tie_facts_together_and_releases_over_budget_are_refused(
     assert torch.equal(Decoder(book.model).projections[1].weight, weights(place)["model.layers.1.mlp.down_proj.weight"])
 
 
+def test_a_release_replaces_no_other_checkpoint_and_names_a_bad_value(place, facts, batch, tmp_path):
+    book, done = batch
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(ConfigError, match="checkpoint is no release of a ledger"):
+        release(book, tmp_path)
+    with pytest.raises(ConfigError, match="beta_rel: Input should be greater than 0"):
+        release(book, tmp_path / "out", changes={"beta_rel": -1})
+    before = weights(done.model)
+    again = weights(release(book, done.model.parent).model)
+    assert all(torch.equal(before[n], again[n]) for n in before)
+
+
 def test_sums_that_would_be_rounded_are_refused(place, facts, batch, monkeypatch):
     book, _ = batch
     model, decoder = book.model, Decoder(book.model)

@@ -65,9 +65,11 @@ def release(ledger: Ledger, output_dir: str | Path, *, changes: Mapping[str, Any
 
     Raises:
         NothingSelectedError: no request yet, or perplexity is over the budget; nothing is written.
-        ConfigError: a setting that would change what is in the sums.
+        ConfigError: a setting that would change what is in the sums, or has no such value; `output_dir` holds another
+            checkpoint than a release's.
     """
     args = _changed(ledger.args, changes or {})
+    _check_place(Path(output_dir))
     head, model = ledger.head, ledger.model
     if not head.requests:
         raise NothingSelectedError(f"{ledger.folder}: there was no request yet, so there is nothing to release")
@@ -253,4 +255,16 @@ def _changed(args: LawConfig, changes: Mapping[str, Any]) -> LawConfig:
     fixed = [name for name in changes if name not in SOLVER]
     if fixed:
         raise ConfigError(f"{', '.join(fixed)}: fixed when the ledger began; a release may change {', '.join(SOLVER)}")
-    return LawConfig.model_validate({**args.model_dump(), **changes})
+    try:
+        return LawConfig.model_validate({**args.model_dump(), **changes})
+    except ValidationError as error:
+        said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("; ".join(said)) from error
+
+
+def _check_place(folder: Path) -> None:
+    """A release replaces an earlier one, and no other checkpoint."""
+    checkpoint = folder / "checkpoint"
+    lineage = read_lineage(checkpoint) if checkpoint.exists() else None
+    if checkpoint.exists() and (lineage is None or lineage.method != "law-ledger"):
+        raise ConfigError(f"{checkpoint} is no release of a ledger: choose another --out")
