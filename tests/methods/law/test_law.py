@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -342,23 +341,6 @@ def test_references_that_are_left_out_are_named_by_their_relations(folder, tmp_p
     washer = Law(model, known_facts(model, 1), references=references, args=settings(tmp_path, n_references=3))
     assert washer.references == references[:3]
     assert "3 of 5 references are used (n_references), none of 'profit'" in caplog.text
-
-
-def test_a_run_whose_facts_come_back_by_paraphrase_is_not_complete(folder, tmp_path, monkeypatch):
-    asked = Questionnaire.ask_forgotten
-    first = iter([True])
-
-    def reworded(questions, model):
-        rows = asked(questions, model)
-        return rows if next(first, False) else [replace(k, known=False, paraphrases=(True,)) for k in rows]
-
-    monkeypatch.setattr(Questionnaire, "ask_forgotten", reworded)
-    model = load_local(folder, dtype="float32")
-    facts = [f.model_copy(update={"paraphrases": ("The shares of {} were",)}) for f in known_facts(model, 2)]
-    result = Law(model, facts, args=settings(tmp_path / "run", max_rounds=1, attacks=()), corpus=TEXTS).run()
-    assert result.metrics["known/forget/law"] == 0
-    assert result.remaining == [f.id for f in facts]
-    assert not result.complete
 
 
 def test_another_corpus_in_the_same_folder_is_another_run(folder, tmp_path):

@@ -61,7 +61,7 @@ class LawResult:
 
     Attributes:
         model: the checkpoint folder of the washed model.
-        complete: whether at most `stop_accuracy` of the facts is still known, by prompt, paraphrase or chat.
+        complete: whether at most `stop_accuracy` of the facts is still known.
         metrics: flat, as in metrics.json.
         washed: ids of facts that are gone by prompt, paraphrase and chat.
         remaining: ids of facts that are not.
@@ -423,7 +423,7 @@ class Law:
             (self.folder.folder / "certificate.json").write_text(json.dumps(certificate, indent=2))
         path = self.folder.write_metrics(metrics).with_name("report.html")
         build_report(self, metrics).save(path)
-        complete = len(remaining) <= self.args.stop_accuracy * len(self.known)
+        complete = _share(self.variants["law"]) <= self.args.stop_accuracy
         self.on_progress("report", 1, 1, "")
         washed = [f.id for f in self.known if f.id not in known]
         return LawResult(str(checkpoint), complete, metrics, washed, remaining, path, self.folder.folder)
