@@ -61,7 +61,7 @@ class LawResult:
 
     Attributes:
         model: the checkpoint folder of the washed model.
-        complete: whether at most `stop_accuracy` of the facts is still known.
+        complete: whether at most `stop_accuracy` of the facts still answer their own prompt.
         metrics: flat, as in metrics.json.
         washed: ids of facts that are gone by prompt, paraphrase and chat.
         remaining: ids of facts that are not.
