@@ -144,11 +144,12 @@ def ledger(folder: Folder) -> None:
     """The injections of a run: what went in, what is in the checkpoint, and whether the weights after it are kept."""
     from evolvent.methods.selfparam.weights import read_ledger
 
-    table = Table("injection", "passages", "pairs", "steps", "in the checkpoint", "weights kept")
+    said = "applied: it is in the checkpoint; kept: the weights after it are on disk"
+    table = Table("injection", "passages", "pairs", "steps", "applied", "kept", caption=said)
     for row in read_ledger(folder):
         shown = ", ".join(row["passages"][:3]) + (" …" if len(row["passages"]) > 3 else "")
-        said = ["yes" if yes else "no" for yes in (row.get("in_checkpoint", True), row["weights"])]
-        table.add_row(str(row["id"]), shown, str(row["pairs"]), str(row["steps"]), *said)
+        states = ["yes" if yes else "no" for yes in (row.get("in_checkpoint", True), row["weights"])]
+        table.add_row(str(row["id"]), shown, str(row["pairs"]), str(row["steps"]), *states)
     console.print(table)
 
 
