@@ -114,6 +114,10 @@ def test_paired_bootstrap_sees_a_difference_and_no_difference():
     assert (same.difference, same.p_value) == (0.0, 1.0)
 
 
+def test_two_rows_that_differ_prove_nothing():
+    assert paired_bootstrap([0.0, 0.0, 1.0], [1.0, 1.0, 1.0]).p_value == 0.5
+
+
 def test_seeds_that_disagree_widen_the_interval():
     rows = np.zeros((4, 300))
     steady, jumpy = rows + 0.1, rows + np.array([[0.3], [0.3], [-0.1], [-0.1]])

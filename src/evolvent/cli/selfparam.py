@@ -245,7 +245,6 @@ def _print_results(metrics: Mapping[str, Any]) -> None:
     table = Table(
         "variant", "F1, %", "SELF-PARAM gains", "p", "drift", "perplexity", caption=caption, caption_style="dim"
     )
-    for name, f1, interval, _, gain, gained, p_value, drift, perplexity in rows:
-        cells = [f"{f1} ({interval})", f"{gain} ({gained})" if gain else "", p_value, drift, perplexity]
-        table.add_row(name, *cells, style="bold" if name == "SELF-PARAM" else None)
+    for name, f1, _, *cells in rows:
+        table.add_row(name, f1, *cells, style="bold" if name == "SELF-PARAM" else None)
     console.print(table)

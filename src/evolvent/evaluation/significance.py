@@ -48,13 +48,16 @@ def paired_bootstrap(first: ArrayLike, second: ArrayLike, *, draws: int = DRAWS,
         draws: bootstrap samples. With several seeds, seeds are drawn with replacement, and rows within each.
         seed: of the bootstrap.
 
-    The p-value is twice the share of draws on the other side of 0, at least 2 / (draws + 1).
+    The p-value is twice the share of draws on the other side of 0, at least 2 / (draws + 1), and at least
+    2^(1 - k) where k rows differ, which is all that a sign-flip test of k rows can show.
     """
     table = _table(second) - _table(first)
     means = _resampled_means(table, draws, seed)
     low, high = np.quantile(means, [0.025, 0.975])
     tail = min((means <= 0).sum(), (means >= 0).sum())
-    return PairedTest(float(table.mean()), float(low), float(high), float(min(1.0, 2 * (tail + 1) / (draws + 1))))
+    least = 2.0 ** (1 - np.count_nonzero(table.mean(0)))
+    p_value = min(1.0, max(2 * (tail + 1) / (draws + 1), least))
+    return PairedTest(float(table.mean()), float(low), float(high), float(p_value))
 
 
 def mcnemar_exact(first_correct: ArrayLike, second_correct: ArrayLike) -> float:

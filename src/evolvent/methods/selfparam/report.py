@@ -186,10 +186,8 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     columns = [
         "variant",
         "F1, %",
-        "95 % interval",
         "exact, %",
         "gain over it",
-        "95 % interval",
         "p",
         "drift, nats",
         "perplexity",
@@ -197,21 +195,21 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     rows = []
     for name in names:
         low, high = metrics[f"f1/{split}/{name}/ci95"]
-        row = [NAMES[name], f"{metrics[f'f1/{split}/{name}'] * 100:.1f}", f"{low * 100:.1f} – {high * 100:.1f}"]
+        row = [NAMES[name], f"{metrics[f'f1/{split}/{name}'] * 100:.1f} ({low * 100:.1f} – {high * 100:.1f})"]
         row.append(f"{metrics[f'exact/{split}/{name}'] * 100:.1f}")
         key = f"gain/{split}/selfparam-vs-{name}"
         if key in metrics:
             low, high = metrics[f"{key}/ci95"]
-            row += [f"{metrics[key] * 100:+.1f}", f"{low * 100:+.1f} – {high * 100:+.1f}"]
+            row.append(f"{metrics[key] * 100:+.1f} ({low * 100:+.1f} – {high * 100:+.1f})")
             row.append(f"{metrics[f'p_value/{split}/selfparam-vs-{name}']:.2g}")
         else:
-            row += ["", "", ""]
+            row += ["", ""]
         moved = metrics.get(f"drift/general/{name}")
         change = metrics.get(f"perplexity_change/general/{name}")
         row += ["" if moved is None else f"{moved:.3f}", "" if change is None else f"{change:+.1%}"]
         rows.append(row)
     caption = (
-        "Gains are those of SELF-PARAM, paired, on the same questions, over 10,000 bootstrap draws. Drift is "
+        "With 95 % intervals over 10,000 bootstrap draws. Gains are those of SELF-PARAM, on the same questions. Drift is "
         "KL(before || after) on general text, perplexity its change there."
     )
     return columns, rows, caption
