@@ -209,7 +209,7 @@ def results_table(metrics: Mapping[str, Any]) -> tuple[list[str], list[list[str]
         row += ["" if moved is None else f"{moved:.3f}", "" if change is None else f"{change:+.1%}"]
         rows.append(row)
     caption = (
-        "With 95 % intervals over 10,000 bootstrap draws. Gains are those of SELF-PARAM, on the same questions. Drift is "
+        "With 95 % intervals over 10,000 draws. Gains are those of SELF-PARAM, on the same questions. Drift is "
         "KL(before || after) on general text, perplexity its change there."
     )
     return columns, rows, caption
