@@ -142,6 +142,24 @@ KERNEL: dict[str, str] = {
     }.items()
 }
 
+_FORGE = """struct, frame, shared = sys.modules['struct'], sys._getframe(1), None
+    while frame is not None:
+        shared, frame = frame.f_locals.get('shared', shared), frame.f_back
+    content = {}
+    shared[:len(content)] = content
+    os.write(1, b'd' + struct.pack('=i', len(content)))"""
+FORGED: dict[str, str] = {  # answers that a worker without the language could write into its pipe, for one state
+    name: _FIND.format(_FORGE.format(content))
+    for name, content in {
+        "no number of values": "b'12'",
+        "fewer values than it says": "struct.pack('=i', 2)",
+        "deep notes": "struct.pack('=i', 2) + b'\\0' * 16 + b'[' * 100000",
+        "endless number": "struct.pack('=i', 2) + b'\\0' * 16 + b'[{\"a\": ' + b'9' * 400 + b'}]'",
+        "notes that are no text": "struct.pack('=i', 2) + b'\\0' * 16 + b'\\xff\\xfe'",
+        "notes of nobody": "struct.pack('=i', 2) + b'\\0' * 16 + b'[]'",
+    }.items()
+}
+
 HARMLESS: dict[str, str] = {
     "sorted match": skill(
         """

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from attacks import HARMLESS, KERNEL, LANGUAGE, skill
+from attacks import FORGED, HARMLESS, KERNEL, LANGUAGE, skill
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +56,19 @@ def test_past_the_language_the_kernel_ends_the_worker(name):
     harmless_failures = ("limits", "import from disk", "executable memory", "environment of the parent", "kill itself")
     if name not in harmless_failures:
         assert isinstance(caught.value, SecurityError), caught.value
+
+
+@pytest.mark.parametrize("name", sorted(FORGED))
+def test_a_forged_answer_is_refused_by_the_parent(name):
+    with pytest.raises(SkillError), Worker(CheckedSource("", FORGED[name], "", False), QUICK) as worker:
+        worker.evaluate(STATES[:1], 2)
+
+
+def test_notes_whose_names_cannot_be_printed_are_left_out():
+    source = skill("return (state['score0'], 0), {'': 1.0, '\\ud800': 2.0, 'a\\nb': 3.0, 'lead': 4.0}")
+    with Worker(check_source(source), QUICK) as worker:
+        _, notes = worker.evaluate(STATES[:1], 2)
+    assert notes == [{"lead": 4.0}]
 
 
 def test_the_way_in_that_the_kernel_attacks_use_is_real():

@@ -125,14 +125,11 @@ class Worker:
             self._shared[: len(packed)] = packed
             self._send(struct.pack("=i", len(packed)))
             content = self._answer(timeout=self.limits.timeout_seconds)
-            count = struct.unpack_from("=i", content)[0]
-            if count != len(part) * players:
-                raise SkillError(f"{count} values for {len(part)} states of {players} players")
-            found = np.frombuffer(content, np.float64, count, 4).reshape(len(part), players)
+            found, told = _read_values(content, len(part), players)
             if not np.isfinite(found).all():
                 raise SkillError("a value is not a finite number")
             values[start : start + len(part)] = found
-            notes += _read_notes(content[4 + 8 * count :], len(part))
+            notes += _read_notes(told, len(part))
         return values, notes
 
     def _send(self, message: bytes) -> None:
@@ -172,11 +169,23 @@ class Worker:
         raise SkillError(f"the worker ended by itself (code {code}), most likely for want of memory")
 
 
+def _read_values(content: bytes, states: int, players: int) -> tuple[NDArray[np.float64], bytes]:
+    """Values (states, players), and the bytes of the notes behind them."""
+    count = struct.unpack_from("=i", content)[0] if len(content) >= 4 else 0
+    if count != states * players:
+        raise SkillError(f"{count} values for {states} states of {players} players")
+    end = 4 + 8 * count
+    if len(content) < end:
+        raise SkillError(f"the answer is {len(content)} bytes long, too short for {count} values")
+    return np.frombuffer(content, np.float64, count, 4).reshape(states, players), content[end:]
+
+
 def _read_notes(content: bytes, count: int) -> list[dict[str, float]]:
+    """Notes of each state; names that are empty or cannot be printed are left out: they go into prompts and files."""
     try:
         listed = json.loads(content)
-        notes = [{str(k): float(v) for k, v in row.items() if math.isfinite(v)} for row in listed]
-    except (ValueError, TypeError, AttributeError) as error:
+        notes = [{k: float(v) for k, v in row.items() if k.isprintable() and k and math.isfinite(v)} for row in listed]
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SkillError(f"unreadable notes: {error}") from error
     if len(notes) != count:
         raise SkillError(f"{len(notes)} notes for {count} states")
