@@ -45,6 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cloze, amplified": {"generator": "rules"},
     "cloze, by gain": {"generator": "rules", "pair_weighting": "gain"},
     "cloze, twice as long": {"generator": "rules", "exposures": 32},
+    "cloze, four times as long": {"generator": "rules", "exposures": 64},
     "own questions": {"generator": "self"},
     "split": {**PLAIN, "generator": "split"},
     "unhinted": PAPER,
