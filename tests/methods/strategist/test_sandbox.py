@@ -17,7 +17,9 @@ from evolvent.methods.strategist.games.registry import make_game
 from evolvent.methods.strategist.sandbox import seccomp, workers
 from evolvent.methods.strategist.sandbox.language import CheckedSource, SkillError, check_source
 from evolvent.methods.strategist.sandbox.workers import Limits, SecurityError, Worker
+from evolvent.methods.strategist.search.settings import SearchSettings
 from evolvent.methods.strategist.skills.code import CodeEvaluator, CodeSkill, check_code, reachable_states
+from evolvent.methods.strategist.tournament import EVALUATORS, Job, Player, game_json, play_job
 
 pytestmark = pytest.mark.skipif(not seccomp.available(), reason="no seccomp filter for this machine")
 
@@ -147,6 +149,30 @@ def test_the_worker_starts_clean(monkeypatch):
     with Worker(CheckedSource("", source, "", False), Limits(level="language")) as worker:
         worker.evaluate(STATES[:1], 2)
         assert worker._process.pid != os.getpid()
+
+
+def test_a_match_whose_worker_dies_is_played_again_twice_and_then_its_skill_fails(monkeypatch):
+    skill = Player.of("s1", CodeSkill(HARMLESS["sorted match"]))
+    job = Job(*game_json(GAME), skill, Player("rollout", "rollout"), SearchSettings(budget=4), Limits(), 2, 3)
+    with EVALUATORS:
+        calm, _ = play_job(job)
+    real, killed = Worker.evaluate, []
+
+    def dying(worker, states, players):
+        if len(killed) < deaths:
+            killed.append(worker)
+            worker._process.kill()
+            worker._process.wait()
+        return real(worker, states, players)
+
+    monkeypatch.setattr(Worker, "evaluate", dying)
+    for deaths in (2, 3):
+        killed.clear()
+        with EVALUATORS:
+            margins, failure = play_job(job)
+        assert len(killed) == deaths
+        assert margins == (calm if deaths == 2 else None)
+    assert failure.startswith("s1: the worker ended by itself")
 
 
 def test_without_seccomp_strict_refuses_and_names_the_way_out(monkeypatch):
