@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from evolvent.errors import ConfigError
 from evolvent.methods.strategist.games.registry import make_game
 from evolvent.methods.strategist.sandbox import seccomp, workers
-from evolvent.methods.strategist.sandbox.language import CheckedSource, SkillError, check_source
+from evolvent.methods.strategist.sandbox.language import CheckedSource, SkillError, check_source, edit_share
 from evolvent.methods.strategist.sandbox.workers import Limits, SecurityError, Worker
 from evolvent.methods.strategist.search.settings import SearchSettings
 from evolvent.methods.strategist.skills.code import CodeEvaluator, CodeSkill, check_code, reachable_states
@@ -112,6 +112,14 @@ def test_fuel_is_per_state_not_per_batch():
 def test_any_text_is_read_or_refused(text):
     with contextlib.suppress(SkillError):
         check_source(text)
+
+
+def test_two_long_skills_are_compared_in_time():
+    before, after = ("    x = 1 + y\n" * 2000, "    x = y\n    z = 1\n" * 1500)
+    started = time.monotonic()
+    assert 0 < edit_share(f"def f():\n{before}", f"def f():\n{after}") < 1
+    assert time.monotonic() - started < 20
+    assert edit_share(HARMLESS["sorted match"], HARMLESS["sorted match"]) == 0
 
 
 def test_a_skill_cannot_answer_differently_the_second_time_or_be_constant_or_a_copy():
