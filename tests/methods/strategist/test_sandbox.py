@@ -114,6 +114,14 @@ def test_any_text_is_read_or_refused(text):
         check_source(text)
 
 
+def test_types_are_read_over():
+    source = "def evaluate_state(state: Dict[str, Any]) -> Tuple[Tuple[float, float], Dict]:\n"
+    source += "    lead: np.float64 = state['score0']\n    return (lead, 0), {}\n"
+    with Worker(check_source(source), QUICK) as worker:
+        values, _ = worker.evaluate(STATES, 2)
+    assert values[:, 0].tolist() == [state["score0"] for state in STATES]
+
+
 def test_two_long_skills_are_compared_in_time():
     before, after = ("    x = 1 + y\n" * 2000, "    x = y\n    z = 1\n" * 1500)
     started = time.monotonic()
