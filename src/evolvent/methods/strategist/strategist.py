@@ -138,6 +138,7 @@ class Strategist:
             raise ConfigError("exploitability_weight: exact exploitability is there for gops of up to 5 cards only")
         if args.skill_kind == "guide" and not isinstance(self.game, Avalon):
             raise ConfigError(f'skill_kind="guide": nobody talks in {self.game.name}; guides are learnt in avalon')
+        self.selection = args.search.resolved(isinstance(self.game, Avalon))
         self.memory = Memory()
         self.budget = Budget(args.max_llm_calls, args.max_llm_tokens)
         self.probe: Probe | None = None
