@@ -63,6 +63,11 @@ def quest(game, state, team, fails=()):
         ({"roles": ["morgana", "mordred"]}, "2 evil seats"),
         ({"roles": ["lancelot"]}, "lancelot"),
         ({"quest_sizes": [2, 3, 2, 3]}, "five sizes"),
+        ({"quest_sizes": 3}, "five sizes"),
+        ({"quest_sizes": [2, 3, 2, 3, "all"]}, "five sizes"),
+        ({"roles": "percival"}, r"list such as \[percival"),
+        ({"num_players": 5.0}, "num_players must be a whole number"),
+        ({"discussion_rounds": "many"}, "discussion_rounds must be a whole number"),
         ({"fifth": "nobody"}, "fifth"),
     ],
 )

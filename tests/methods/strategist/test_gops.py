@@ -46,7 +46,10 @@ def test_what_is_carried_after_the_last_round_is_lost():
     assert game.actors(state) == ()
 
 
-@pytest.mark.parametrize("wrong", [{"num_cards": 1}, {"num_cards": 17}, {"ties": "split"}, {"cards": 3}])
+@pytest.mark.parametrize(
+    "wrong", [{"num_cards": 1}, {"num_cards": 17}, {"num_cards": 6.5}, {"num_cards": "six"}, {"ties": "split"},
+              {"win_loss": "yes please"}, {"cards": 3}],
+)  # fmt: skip
 def test_settings_out_of_bounds_are_named(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         make_game("gops", **wrong)

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from evolvent.errors import ConfigError
 from evolvent.methods.strategist.games.registry import make_game
 from evolvent.methods.strategist.sandbox import seccomp, workers
-from evolvent.methods.strategist.sandbox.language import CheckedSource, SkillError, check_source
+from evolvent.methods.strategist.sandbox.language import CheckedSource, SkillError, check_source, edit_share
 from evolvent.methods.strategist.sandbox.workers import Limits, SecurityError, Worker
+from evolvent.methods.strategist.search.settings import SearchSettings
 from evolvent.methods.strategist.skills.code import CodeEvaluator, CodeSkill, check_code, reachable_states
+from evolvent.methods.strategist.tournament import EVALUATORS, Job, Player, game_json, play_job
 
 pytestmark = pytest.mark.skipif(not seccomp.available(), reason="no seccomp filter for this machine")
 
@@ -112,6 +114,22 @@ def test_any_text_is_read_or_refused(text):
         check_source(text)
 
 
+def test_types_are_read_over():
+    source = "def evaluate_state(state: Dict[str, Any]) -> Tuple[Tuple[float, float], Dict]:\n"
+    source += "    lead: np.float64 = state['score0']\n    return (lead, 0), {}\n"
+    with Worker(check_source(source), QUICK) as worker:
+        values, _ = worker.evaluate(STATES, 2)
+    assert values[:, 0].tolist() == [state["score0"] for state in STATES]
+
+
+def test_two_long_skills_are_compared_in_time():
+    before, after = ("    x = 1 + y\n" * 2000, "    x = y\n    z = 1\n" * 1500)
+    started = time.monotonic()
+    assert 0 < edit_share(f"def f():\n{before}", f"def f():\n{after}") < 1
+    assert time.monotonic() - started < 20
+    assert edit_share(HARMLESS["sorted match"], HARMLESS["sorted match"]) == 0
+
+
 def test_a_skill_cannot_answer_differently_the_second_time_or_be_constant_or_a_copy():
     constant = skill("return (1, 2), {}")
     with pytest.raises(SkillError, match="same at every state"):
@@ -147,6 +165,30 @@ def test_the_worker_starts_clean(monkeypatch):
     with Worker(CheckedSource("", source, "", False), Limits(level="language")) as worker:
         worker.evaluate(STATES[:1], 2)
         assert worker._process.pid != os.getpid()
+
+
+def test_a_match_whose_worker_dies_is_played_again_twice_and_then_its_skill_fails(monkeypatch):
+    skill = Player.of("s1", CodeSkill(HARMLESS["sorted match"]))
+    job = Job(*game_json(GAME), skill, Player("rollout", "rollout"), SearchSettings(budget=4), Limits(), 2, 3)
+    with EVALUATORS:
+        calm, _ = play_job(job)
+    real, killed = Worker.evaluate, []
+
+    def dying(worker, states, players):
+        if len(killed) < deaths:
+            killed.append(worker)
+            worker._process.kill()
+            worker._process.wait()
+        return real(worker, states, players)
+
+    monkeypatch.setattr(Worker, "evaluate", dying)
+    for deaths in (2, 3):
+        killed.clear()
+        with EVALUATORS:
+            margins, failure = play_job(job)
+        assert len(killed) == deaths
+        assert margins == (calm if deaths == 2 else None)
+    assert failure.startswith("s1: the worker ended by itself")
 
 
 def test_without_seccomp_strict_refuses_and_names_the_way_out(monkeypatch):

@@ -132,6 +132,9 @@ def test_values_are_true_returns_where_the_tree_reaches_the_end():
 def test_auto_is_duct_below_300_simulations_and_regret_matching_from_there():
     assert [SearchSettings(budget=b).resolved(hidden=False) for b in (299, 300)] == ["duct", "rm"]
     assert SearchSettings(budget=1000).resolved(hidden=True) == "ismcts"
+    assert SearchSettings(selection="rm").resolved(hidden=True) == "ismcts"
+    with pytest.raises(ConfigError, match="ismcts is for hidden information"):
+        SearchSettings(selection="ismcts").resolved(hidden=False)
 
 
 def test_regret_matching_plays_the_equilibrium_of_a_matrix_game():

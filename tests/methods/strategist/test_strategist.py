@@ -218,6 +218,47 @@ def test_answers_given_before_a_kill_are_not_asked_again(tmp_path):
     assert digests(tmp_path / "run") == digests(tmp_path / "calm")
 
 
+class Trapped(ScriptedModel):
+    """Its edited skills fail at one state that is seldom reached, unlike its seeds."""
+
+    def _answer(self, prompt):
+        trap = "def evaluate_state(state):\n"
+        trap += "    if sum(state['hand0']) == 9 and state['score0'] + 2 * state['score1'] == 28:\n"
+        trap += "        return (state['nothing'], 0), {}\n"
+        answer = super()._answer(prompt)
+        return (
+            answer.replace("def evaluate_state(state):\n", trap) if "Change it by this one idea" in prompt else answer
+        )
+
+
+def test_a_skill_that_fails_only_in_its_feedback_games_does_not_end_the_run(tmp_path):
+    args = small(tmp_path / "run", proposer="llm", skill_kind="code", num_seeds=1, evolutions=1)
+    method = Strategist(Trapped(), make_game("gops", num_cards=6), args=args)
+    result = method.run()
+    failed = [n for n in method.memory.tree.nodes.values() if n.failed]
+    assert any("KeyError" in n.failed for n in failed)
+    assert result.node.failed is None
+
+
+def test_a_best_skill_that_fails_on_fresh_deals_makes_way_for_the_next_best(tmp_path, monkeypatch):
+    from evolvent.methods.strategist import strategist
+
+    kind = {"proposer": "llm", "skill_kind": "code", "num_seeds": 2, "evolutions": 1}
+    method, calm = learnt(tmp_path / "calm", ScriptedModel(), **kind)
+    second = method.memory.tree.alive[1]
+    real = strategist.play_job
+
+    def failing(job):
+        return (None, f"{calm.node.id}: a rare state") if job.first.id == calm.node.id else real(job)
+
+    monkeypatch.setattr(strategist, "play_job", failing)
+    for _ in range(2):  # and the same is found when the finished run is opened again
+        method, result = learnt(tmp_path / "run", ScriptedModel(), **kind)
+        assert result.node.id == second.id
+        assert method.memory.tree[calm.node.id].failed == "a rare state"
+        assert "best-vs-rollout" in method.final
+
+
 def test_three_rounds_without_a_usable_skill_end_the_run_with_advice(tmp_path):
     with pytest.raises(SkillError, match="no usable skill in 3 rounds"):
         learnt(

@@ -29,6 +29,7 @@ def show(
 ) -> None:
     """A skill in full, how it came about, and how it becomes moves."""
     from evolvent.methods.strategist.agent import read_agent
+    from evolvent.methods.strategist.search.settings import SearchSettings
     from evolvent.methods.strategist.skills import skill_from
 
     if skill is None:
@@ -38,10 +39,11 @@ def show(
         for step in agent.lineage:
             table.add_row(step["id"], f"{step['score']:+.2f}", step["proposer"], step["idea"] or "given")
         console.print(table)
-        budget, selection = agent.search["budget"], agent.search["selection"]
+        search = SearchSettings(**agent.search)
+        budget, selection = search.budget, search.resolved(agent.game == "avalon")
         console.print(
             f"A move: {budget} simulations of tree search ({selection}) ask this skill about every leaf; the move is "
-            f"then taken by {agent.search['move']}. The game: {agent.game} {agent.settings}.",
+            f"then taken by {search.move}. The game: {agent.game} {agent.settings}.",
             highlight=False,
         )
         return

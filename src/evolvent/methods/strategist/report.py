@@ -97,7 +97,7 @@ def _facts(method: Strategist, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "skills": f"{metrics['skills']} ({metrics['skills/failed']} failed)",
         "ideas": f"{metrics['ideas']} ({metrics['ideas/tried']} tried)",
         "games": f"{metrics['games/tournament'] + metrics['games/self-play']:,}",
-        "search": f"{method.args.search_budget} simulations, {method.args.selection}",
+        "search": f"{method.args.search_budget} simulations, {method.selection}",
         "sandbox": method.args.sandbox,
         "seed": method.args.seed,
     }

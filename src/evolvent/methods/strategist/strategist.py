@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from evolvent.data.files import write_jsonl
+from evolvent.data.files import write_json, write_jsonl
 from evolvent.errors import ConfigError
 from evolvent.evaluation.significance import bootstrap_interval
 from evolvent.methods.strategist.agent import AgentFile, StrategistAgent, write_agent
@@ -44,8 +44,17 @@ from evolvent.methods.strategist.rounds import Memory
 from evolvent.methods.strategist.sandbox.language import SkillError, edit_share
 from evolvent.methods.strategist.sandbox.workers import FORBIDDEN
 from evolvent.methods.strategist.skills import CodeSkill, ProgramSkill, Skill
-from evolvent.methods.strategist.tournament import EVALUATORS, Player, Tournament, seat_of, self_play
-from evolvent.methods.strategist.tree import Node
+from evolvent.methods.strategist.tournament import (
+    EVALUATORS,
+    Job,
+    Player,
+    Tournament,
+    game_json,
+    play_job,
+    seat_of,
+    self_play,
+)
+from evolvent.methods.strategist.tree import Node, StrategyTree
 from evolvent.models.protocol import LanguageModel
 from evolvent.runs.folder import Run, ShardedJsonl
 
@@ -56,6 +65,14 @@ IDEAS, IMPLEMENT, DEALS, SELF_PLAY, TRIAL, FINAL = range(6)  # purposes of rando
 TRIAL_PAIRS = 64  # game pairs that decide whether recalibrated constants are kept
 REWRITE = 0.6  # share of changed syntax beyond which an implementation changed more than its idea
 EMPTY_ROUNDS = 3  # without one usable skill, after which the run gives up
+
+
+class SkillFailedError(SkillError):
+    """A skill failed in the final games; `node` is its id."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(reason)
+        self.node = node
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,7 @@ class Strategist:
             raise ConfigError("exploitability_weight: exact exploitability is there for gops of up to 5 cards only")
         if args.skill_kind == "guide" and not isinstance(self.game, Avalon):
             raise ConfigError(f'skill_kind="guide": nobody talks in {self.game.name}; guides are learnt in avalon')
+        self.selection = args.search.resolved(isinstance(self.game, Avalon))
         self.memory = Memory()
         self.budget = Budget(args.max_llm_calls, args.max_llm_tokens)
         self.probe: Probe | None = None
@@ -172,6 +190,7 @@ class Strategist:
                 for skill in self.proposer.seeds(self.game, self.args.num_seeds, random):
                     self.memory.tree.add(skill)
                 self._tournament(folder, 0, list(self.memory.tree.nodes.values()), [])
+            self._some_alive()
             self.memory.save(folder, self.budget)
 
         self._stage("seeds", compute)
@@ -191,6 +210,7 @@ class Strategist:
                 made = self.implement(number)
                 parents = {n.parent: self.memory.tree[n.parent] for n in made if n.parent is not None}
                 rated = self._tournament(folder, number, [n for n in made if n.failed is None], list(parents.values()))
+            self._some_alive()
             self.give_credit(made, rated)
             self.memory.save(folder, self.budget)
 
@@ -252,30 +272,25 @@ class Strategist:
             self.memory.queue.credit(node.idea, (node.score - self.memory.tree[node.parent].score) / spread)
 
     def evaluate(self) -> dict[str, Any]:
-        """The best skill against the seed, one playout a leaf and random play, on deals that chose nothing."""
-        best, tree = self.memory.tree.best, self.memory.tree
+        """The best skill against the seed, one playout a leaf and random play, on deals that chose nothing.
+
+        A skill that fails on those deals is out, and the next best is measured.
+        """
+        tree = self.memory.tree
 
         def compute(folder: Path) -> None:
-            args = self.args
-            found = {}
-            ours = Player.of(best.id, _skill(best))
-            anchors = (SILENCE,) if self.rehearsal else ("rollout", "random")
-            others = {"seed": Player.of("seed", _skill(tree["s0"])), **{name: Player(name, name) for name in anchors}}
-            for name, player in others.items():
-                for who, measured in (("best", ours), ("seed", others["seed"])):
-                    if measured.skill == player.skill:
-                        continue
-                    with self._journal(folder):
-                        found[f"{who}-vs-{name}"] = self._margins(measured, player)
-                self.on_progress("final games", len(found), 5, "")
-            (folder / "margins.json").write_text(json.dumps(found))
-            if isinstance(self.game, Avalon) and not self.rehearsal:
-                seat, games = seat_of(self.game, ours, args.search, args.limits), args.final_games
-                seating = np.zeros((games, self.game.num_players), np.int64)
-                played = play(self.game, [seat], seating, pair_seeds(key_of(args.seed, FINAL, 1) >> 1, games))
-                write_jsonl(folder / "games.jsonl", [log_line(record_of(final)) for final in played.finals])
+            failed: dict[str, str] = {}
+            while True:
+                try:
+                    self._measure(folder, self._some_alive().best)
+                    break
+                except SkillFailedError as error:
+                    failed[error.node] = str(error)
+                    self._fail(tree[error.node], str(error))
+            if failed:
+                write_json(folder / "failed.json", failed)
 
-        inputs = {"best": best.id, "games": self.args.final_games, "digest": self.memory.digest}
+        inputs = {"best": tree.best.id, "games": self.args.final_games, "digest": self.memory.digest}
         self.final: dict[str, Any] = self.folder.stage("final", inputs, compute, load=self._load_final)
         return self.final
 
@@ -298,19 +313,54 @@ class Strategist:
 
     # --------------------------------------------------------------------------------------------- parts
 
+    def _measure(self, folder: Path, best: Node) -> None:
+        """The final games of a skill, into the folder of their stage."""
+        args, tree = self.args, self.memory.tree
+        found = {}
+        ours = Player.of(best.id, _skill(best))
+        anchors = (SILENCE,) if self.rehearsal else ("rollout", "random")
+        others = {name: Player(name, name) for name in anchors}
+        if tree["s0"].failed is None:
+            others = {"seed": Player.of("s0", _skill(tree["s0"])), **others}
+        for name, player in others.items():
+            for who, measured in (("best", ours), ("seed", others.get("seed", ours))):
+                if measured.skill == player.skill or (who == "seed" and "seed" not in others):
+                    continue
+                with self._journal(folder):
+                    found[f"{who}-vs-{name}"] = self._margins(measured, player)
+            self.on_progress("final games", len(found), 5, "")
+        (folder / "margins.json").write_text(json.dumps(found))
+        if isinstance(self.game, Avalon) and not self.rehearsal:
+            games, seating = args.final_games, np.zeros((args.final_games, self.game.num_players), np.int64)
+            seeds = pair_seeds(key_of(args.seed, FINAL, 1) >> 1, games)
+            try:
+                played = play(self.game, [seat_of(self.game, ours, args.search, args.limits)], seating, seeds)
+            except SkillError as error:
+                raise SkillFailedError(best.id, str(error)) from error
+            write_jsonl(folder / "games.jsonl", [log_line(record_of(final)) for final in played.finals])
+
     def _margins(self, first: Player, second: Player) -> list[list[float]]:
-        """Margins on fresh deals, (final_games, 2)."""
+        """Margins on fresh deals, (final_games, 2).
+
+        Raises:
+            SkillFailedError: says which of the two failed.
+        """
         args, seed = self.args, key_of(self.args.seed, FINAL) >> 1
         if self.rehearsal:
             ours, theirs = (self.rehearsal.scores(p.skill, args.final_games, seed) for p in (first, second))
-            margins = ours - theirs
-        else:
-            one, other = (seat_of(self.game, p, args.search, args.limits) for p in (first, second))
-            margins = play_pairs(self.game, one, other, args.final_games, seed)
-        found: list[list[float]] = margins.tolist()
-        return found
+            scored: list[list[float]] = (ours - theirs).tolist()
+            return scored
+        job = Job(*game_json(self.game), first, second, args.search, args.limits, args.final_games, seed)
+        margins, failure = play_job(job)
+        if margins is None:
+            node, _, reason = failure.partition(": ")
+            raise SkillFailedError(node, reason)
+        return margins
 
     def _load_final(self, folder: Path) -> dict[str, Any]:
+        if (folder / "failed.json").is_file():
+            for id, reason in json.loads((folder / "failed.json").read_text()).items():
+                self.memory.tree[id].failed = reason
         if (folder / "games.jsonl").is_file():
             self.games = list(read_logs(folder / "games.jsonl"))
         found: dict[str, Any] = json.loads((folder / "margins.json").read_text())
@@ -386,24 +436,41 @@ class Strategist:
         self._rate(ratings, tournament.failures)
         for node in new:
             if node.failed is None and not self.rehearsal:
-                played = self_play(
-                    self.game, Player.of(node.id, _skill(node)), args.search, args.limits, args.feedback_games,
-                    key_of(args.seed, SELF_PLAY, int(node.id[1:])) >> 1,
-                )  # fmt: skip
-                self.memory.replays[node.id] = Replay.for_team_zero(self.game, played)
+                try:
+                    played = self_play(
+                        self.game, Player.of(node.id, _skill(node)), args.search, args.limits, args.feedback_games,
+                        key_of(args.seed, SELF_PLAY, int(node.id[1:])) >> 1,
+                    )  # fmt: skip
+                except SkillError as error:
+                    self._fail(node, str(error))
+                else:
+                    self.memory.replays[node.id] = Replay.for_team_zero(self.game, played)
         self.on_progress(name, 1, 1, "")
         return ratings
 
     def _rate(self, ratings: Ratings, failures: Mapping[str, str]) -> None:
         for node in self.memory.tree.nodes.values():
             if node.id in failures:
-                node.failed = failures[node.id]
-                if FORBIDDEN in node.failed:
-                    self.folder.event("security", node=node.id, reason=node.failed)
-                    logger.warning("security: %s: %s", node.id, node.failed)
+                self._fail(node, failures[node.id])
             elif node.id in ratings.players:
                 node.score, node.error = ratings[node.id], ratings.error(node.id)
                 node.score -= self.args.exploitability_weight * self._exploitability(node)
+
+    def _fail(self, node: Node, reason: str) -> None:
+        node.failed = reason
+        EVALUATORS.drop()  # its worker may be gone
+        if FORBIDDEN in reason:
+            self.folder.event("security", node=node.id, reason=reason)
+            logger.warning("security: %s: %s", node.id, reason)
+
+    def _some_alive(self) -> StrategyTree:
+        tree = self.memory.tree
+        if not tree.alive:
+            raise SkillError(
+                f"every skill has failed (last: {list(tree.nodes.values())[-1].failed}); see what the model can do "
+                "with: evolvent strategist probe, or set proposer: residual"
+            )
+        return tree
 
     def _exploitability(self, node: Node) -> float:
         if not self.args.exploitability_weight:

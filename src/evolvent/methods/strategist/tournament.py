@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evolvent.methods.strategist.executors import Executor
+from evolvent.methods.strategist.executors import ATTEMPTS, Executor
 from evolvent.methods.strategist.games.protocol import Game
 from evolvent.methods.strategist.games.registry import make_game
 from evolvent.methods.strategist.games.rng import key_of
-from evolvent.methods.strategist.matches import Seat, pair_seeds, play, play_pairs
+from evolvent.methods.strategist.matches import Matches, Seat, pair_seeds, play, play_pairs
 from evolvent.methods.strategist.ratings import Match, Ratings, margin_ratings
 from evolvent.methods.strategist.sandbox.language import SkillError
-from evolvent.methods.strategist.sandbox.workers import Limits
+from evolvent.methods.strategist.sandbox.workers import Limits, WorkerLostError
 from evolvent.methods.strategist.search.evaluators import Evaluator, Rollouts
 from evolvent.methods.strategist.search.settings import SearchSettings
 from evolvent.methods.strategist.skills import ActGuide, CodeSkill, GuideSkill, Skill, skill_from
 from evolvent.runs.folder import ShardedJsonl
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 KEPT_EVALUATORS = 32
 
@@ -128,17 +132,28 @@ def seat_of(game: Game, player: Player, search: SearchSettings, limits: Limits) 
     return Seat(EVALUATORS.get(game, player.skill, limits), search)
 
 
+def with_new_workers(do: Callable[[], T]) -> T:
+    """What `do` gives; where a worker is lost meanwhile it is done again with new ones, twice."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return do()
+        except WorkerLostError as error:
+            logger.warning("played again: %s", error)
+            EVALUATORS.drop()
+    return do()
+
+
 def play_job(job: Job) -> Played:
     """Margins of the first player (pairs, 2), or None and which skill failed how: "ID: reason"."""
     game = game_of(job.game, job.settings)
-    seats = []
-    for player in (job.first, job.second):
-        try:
-            seats.append(seat_of(game, player, job.search, job.limits))
-        except SkillError as error:
-            return None, f"{player.id}: {error}"
+
+    def margins() -> list[list[float]]:
+        first, second = (seat_of(game, player, job.search, job.limits) for player in (job.first, job.second))
+        found: list[list[float]] = play_pairs(game, first, second, job.pairs, job.seed).tolist()
+        return found
+
     try:
-        return play_pairs(game, seats[0], seats[1], job.pairs, job.seed).tolist(), ""
+        return with_new_workers(margins), ""
     except SkillError as error:
         blamed = job.first if _is_code(job.first) and not _is_code(job.second) else job.second
         if _is_code(job.first) and _is_code(job.second):
@@ -241,9 +256,13 @@ def self_play(
     game: Game, player: Player, search: SearchSettings, limits: Limits, games: int, seed: int
 ) -> Mapping[str, NDArray[Any]]:
     """Games of a skill against itself: states, what search and skill say of them, and the outcome for each player."""
-    seat = seat_of(game, player, replace(search, move="sample"), limits)
     seating = np.zeros((games, game.num_players), np.int64)
-    matches = play(game, [seat], seating, pair_seeds(seed, games), record=True)
+
+    def played() -> Matches:
+        seat = seat_of(game, player, replace(search, move="sample"), limits)
+        return play(game, [seat], seating, pair_seeds(seed, games), record=True)
+
+    matches = with_new_workers(played)
     replay = matches.replay
     assert replay is not None
     return {

@@ -27,7 +27,7 @@ from evolvent.methods.strategist.games.avalon_rules import (
     seen_by,
     teams,
 )
-from evolvent.methods.strategist.games.protocol import Action, Encoded, IllegalActionError, check_actions
+from evolvent.methods.strategist.games.protocol import Action, Encoded, IllegalActionError, check_actions, check_whole
 from evolvent.methods.strategist.games.rng import Stream, key_of
 
 Fifth = Literal["evil_wins", "auto_approve"]
@@ -159,16 +159,19 @@ class Avalon:
         discussion_rounds: int = 1,
         quest_sizes: Sequence[int] | None = None,
     ) -> None:
+        check_whole("avalon: num_players", num_players)
+        check_whole("avalon: discussion_rounds", discussion_rounds)
+        if isinstance(roles, str) or not isinstance(roles, Sequence):
+            raise ConfigError(f"avalon: roles must be a list such as [percival, morgana], got {roles!r}")
         self.role_set = RoleSet(num_players, roles)
         if fifth not in ("evil_wins", "auto_approve"):
             raise ConfigError(f"avalon: fifth must be 'evil_wins' or 'auto_approve', got {fifth!r}")
         if discussion_rounds < 0:
             raise ConfigError(f"avalon: discussion_rounds must be at least 0, got {discussion_rounds}")
-        sizes = tuple(quest_sizes) if quest_sizes is not None else QUEST_SIZES[num_players]
-        if len(sizes) != 5 or not all(1 <= size <= num_players for size in sizes):
-            raise ConfigError(
-                f"avalon: quest_sizes must be five sizes of 1 to {num_players} players, got {list(sizes)}"
-            )
+        sizes = QUEST_SIZES[num_players] if quest_sizes is None else quest_sizes
+        if not _are_sizes(sizes, num_players):
+            raise ConfigError(f"avalon: quest_sizes must be five sizes of 1 to {num_players} players, got {sizes!r}")
+        sizes = tuple(sizes)
         self.num_players, self.fifth, self.discussion_rounds = num_players, fifth, discussion_rounds
         self.quest_sizes = sizes
         self.fails_needed = (1, 1, 1, 2 if num_players >= 7 else 1, 1)
@@ -428,6 +431,14 @@ class Avalon:
             lines.append(f"you are player {viewer}, {ROLES[role]}" + (f"; {what} {_seats(seen)}" if seen else ""))
         lines += [_told(event) for event in state.history[-12:]]
         return "\n".join(lines)
+
+
+def _are_sizes(sizes: Any, players: int) -> bool:
+    return (
+        isinstance(sizes, Sequence)
+        and len(sizes) == 5
+        and all(isinstance(size, int) and 1 <= size <= players for size in sizes)
+    )
 
 
 def _seats(mask: int) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evolvent.errors import ConfigError
 from evolvent.methods.strategist.games import compiled
-from evolvent.methods.strategist.games.protocol import CHANCE, Action, Encoded, check_actions
+from evolvent.methods.strategist.games.protocol import CHANCE, Action, Encoded, check_actions, check_whole
 
 Ties = Literal["carry", "discard"]
 DRAW, BID, OVER = 0, 1, 2
@@ -53,7 +53,7 @@ class Gops:
         win_loss: returns are 1, 0, -1 instead of the difference of points.
 
     Raises:
-        ConfigError: num_cards or ties is out of bounds.
+        ConfigError: a setting is out of bounds.
     """
 
     name = "gops"
@@ -76,10 +76,13 @@ class Gops:
     antisymmetric = True
 
     def __init__(self, num_cards: int = 13, ties: Ties = "carry", win_loss: bool = False) -> None:
+        check_whole("gops: num_cards", num_cards)
         if not 2 <= num_cards <= 16:
             raise ConfigError(f"gops: num_cards must be 2 to 16, got {num_cards}")
         if ties not in ("carry", "discard"):
             raise ConfigError(f"gops: ties must be 'carry' or 'discard', got {ties!r}")
+        if not isinstance(win_loss, bool):
+            raise ConfigError(f"gops: win_loss must be true or false, got {win_loss!r}")
         self.num_cards, self.ties, self.win_loss = num_cards, ties, win_loss
         self.settings: Mapping[str, Any] = {"num_cards": num_cards, "ties": ties, "win_loss": win_loss}
 

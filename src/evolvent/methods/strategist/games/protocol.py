@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evolvent.errors import EvolventError
+from evolvent.errors import ConfigError, EvolventError
 from evolvent.methods.strategist.games.rng import Stream
 
 CHANCE = -1  # the "player" who draws cards
@@ -129,6 +129,12 @@ class Game(Protocol):
     def render(self, state: State, viewer: int | None) -> str:
         """The state as text, as `viewer` sees it; None sees everything."""
         ...
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Raise ConfigError unless a setting is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
 
 
 def check_actions(game: Game, state: State, actions: Mapping[int, Action]) -> None:

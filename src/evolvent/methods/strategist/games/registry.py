@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from evolvent.errors import ConfigError
@@ -35,8 +36,8 @@ def make_game(name: str, **settings: Any) -> Game:
 
 
 def _built(kind: Any, name: str, settings: dict[str, Any]) -> Game:
-    try:
-        game: Game = kind(**settings)
-    except TypeError as error:
-        raise ConfigError(f"{name}: {error}") from error
+    known = [key for key in signature(kind).parameters if key != "spiel_name"]
+    if unknown := [key for key in settings if key not in known and key != "spiel_name"]:
+        raise ConfigError(f"{name}: unknown setting {unknown[0]!r}; there are {', '.join(known) or 'none'}")
+    game: Game = kind(**settings)
     return game

@@ -17,6 +17,7 @@ ENTRY = "evaluate_state"
 BURN = "_burn"  # names of a skill never begin with an underscore, so this one cannot be reached
 MAX_SOURCE = 40_000  # characters
 MAX_NUMBER = 10**18
+MAX_ALIGNED = 3_000  # syntax nodes of two skills that are aligned one by one
 BUILTINS = frozenset(
     [
         "len",
@@ -130,16 +131,22 @@ def check_source(source: str) -> CheckedSource:
 
 
 def edit_share(before: str, after: str) -> float:
-    """Share of syntax nodes, names and constants that differ between two skills, 0 to 1."""
+    """Share of syntax nodes and names that differ between two skills, 0 to 1.
+
+    Beyond `MAX_ALIGNED` nodes, where an alignment could take hours, their order is left out.
+    """
     from difflib import SequenceMatcher
 
     parts = [[f"{type(n).__name__}{getattr(n, 'id', '')}" for n in ast.walk(ast.parse(s))] for s in (before, after)]
-    return 1.0 - float(SequenceMatcher(None, parts[0], parts[1], autojunk=False).ratio())
+    matcher = SequenceMatcher(None, parts[0], parts[1], autojunk=False)
+    aligned = sum(map(len, parts)) <= MAX_ALIGNED
+    return 1.0 - float(matcher.ratio() if aligned else matcher.quick_ratio())
 
 
 class _Walk:
     def check(self, tree: ast.Module) -> None:
         _entry(tree)
+        _drop_annotations(tree)
         for statement in tree.body:
             self._top(statement)
         own = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -165,14 +172,12 @@ class _Walk:
             if node.decorator_list:
                 _refuse(node, "decorators are not part of the language")
             _check_name(node, node.name)
-            node.returns = None
         if isinstance(node, ast.FunctionDef | ast.Lambda):
             defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d is not None)]
             if not all(_is_fixed(d) for d in defaults):
                 _refuse(node, "a default that could change is kept between states: write a number or a tuple")
         if isinstance(node, ast.arg):
             _check_name(node, node.arg)
-            node.annotation = None
         if isinstance(node, ast.Name):
             _check_name(node, node.id)
             if node.id not in own | BUILTINS:
@@ -237,6 +242,17 @@ def _burn() -> ast.Call:
 def _after_burning(value: ast.expr) -> ast.expr:
     """`burn() or value`: burning gives None."""
     return ast.BoolOp(ast.Or(), [_burn(), value])
+
+
+def _drop_annotations(tree: ast.Module) -> None:
+    """Types of arguments, results and variables; they do nothing, and may name what is not there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
 
 
 def _entry(tree: ast.Module) -> ast.FunctionDef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import marshal
@@ -33,6 +34,10 @@ SHARED_BYTES = 1 << 23
 BATCH = 1024  # states in one message
 FORBIDDEN = "a forbidden system call"
 _WORKER = Path(__file__).with_name("worker.py")
+
+
+class WorkerLostError(SkillError):
+    """A worker ended or was too slow, which may be the machine's fault and not the skill's."""
 
 
 class SecurityError(SkillError):
@@ -105,7 +110,8 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # what a dead worker did not read
+                    pipe.close()
         self._folder.cleanup()
 
     def evaluate(self, states: Sequence[Any], players: int) -> tuple[NDArray[np.float64], list[dict[str, float]]]:
@@ -149,7 +155,7 @@ class Worker:
             while len(head) < 5:
                 if not waiting.select(max(0.0, until - time.monotonic())):
                     self._process.kill()
-                    raise SkillError(f"no answer within {timeout:g} seconds; the worker was ended")
+                    raise WorkerLostError(f"no answer within {timeout:g} seconds; the worker was ended")
                 part = os.read(descriptor, 5 - len(head))
                 if not part:
                     self._died()
@@ -166,7 +172,7 @@ class Worker:
         code = self._process.wait()
         if code == -signal.SIGSYS:
             raise SecurityError(f"{FORBIDDEN}: the kernel ended the worker")
-        raise SkillError(f"the worker ended by itself (code {code}), most likely for want of memory")
+        raise WorkerLostError(f"the worker ended by itself (code {code}), most likely for want of memory")
 
 
 def _read_values(content: bytes, states: int, players: int) -> tuple[NDArray[np.float64], bytes]:

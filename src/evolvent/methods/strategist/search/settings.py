@@ -52,10 +52,18 @@ class SearchSettings:
             raise ConfigError(f"search: gamma must lie in [0, 1], got {self.gamma}")
 
     def resolved(self, hidden: bool) -> str:
-        """The selection that "auto" stands for."""
+        """What selects in a search: what "auto" stands for; where something is hidden it is always "ismcts".
+
+        Raises:
+            ConfigError: "ismcts" where nothing is hidden.
+        """
+        if hidden:
+            return "ismcts"
+        if self.selection == "ismcts":
+            raise ConfigError("search: ismcts is for hidden information; this game has none: give auto, duct or rm")
         if self.selection != "auto":
             return self.selection
-        return "ismcts" if hidden else "rm" if self.budget >= RM_FROM else "duct"
+        return "rm" if self.budget >= RM_FROM else "duct"
 
 
 @dataclass(frozen=True)

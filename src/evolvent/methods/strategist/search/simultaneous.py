@@ -60,8 +60,6 @@ class Tree:
     def __init__(self, game: Game, evaluator: Evaluator, settings: SearchSettings) -> None:
         self.game, self.evaluator, self.settings = game, evaluator, settings
         self.selection = settings.resolved(hidden=False)
-        if self.selection not in SELECTIONS:
-            raise ConfigError(f"search: {self.selection} is for hidden information; {game.name} has none")
         if self.selection == "rm" and game.num_players != 2:
             raise ConfigError(f"search: rm is for two players, {game.name} has {game.num_players}")
         self.nodes: dict[Hashable, Node] = {}
