@@ -300,7 +300,8 @@ class Strategist:
         self.memory.write(folder.folder)
         agent = AgentFile(
             game=self.game.name, settings=dict(self.game.settings), skill=_skill(best).to_json(),
-            proposer=best.proposer, search=vars(self.args.search), sandbox=self.args.sandbox,
+            proposer=best.proposer, search=vars(self.args.search), sandbox=self.args.sandbox, fuel=self.args.fuel,
+            worker_memory_mb=self.args.worker_memory_mb, worker_timeout_s=self.args.worker_timeout_s,
             lineage=[_step(node, self.memory.queue.ideas) for node in self.memory.tree.lineage(best)],
         )  # fmt: skip
         write_agent(folder.path("best"), agent)
