@@ -110,6 +110,19 @@ def test_a_model_can_speak_and_listen_for_the_agents(tmp_path):
     assert all(roles not in asked for asked in model.asked), "no prompt may hold the hidden roles"
 
 
+def test_what_listeners_were_dealt_does_not_reach_the_table(tmp_path):
+    class Knower(ScriptedModel):
+        def _answer(self, prompt):
+            knows = "In this round of talk" in prompt and ", servant." not in prompt
+            return '{"0": 2, "1": 2}' if knows else "I have nothing to add. {}"
+
+    t = table(AVALON, (), seed=1, writer=Writer(Knower(), StrategistConfig(output_dir=tmp_path), Budget(None)))
+    before = t.public.evil_probability()
+    while AVALON.speakers(t.state):
+        t.advance()
+    assert (t.public.evil_probability() == before).all()
+
+
 def test_moves_out_of_turn_change_nothing():
     t = table(people=(0, 1), seed=3)
     t.run()
