@@ -105,6 +105,9 @@ def test_a_model_can_speak_and_listen_for_the_agents(tmp_path):
     while AVALON.speakers(t.state):
         t.advance()
     assert any("I was good all along." in line for line in t.told)
+    intended = [asked for asked in model.asked if "You intend to propose team" in asked]
+    assert len(intended) == 2, "the leader's worksheet holds what his search intends, and his speech the worksheet"
+    assert all(f"You are player {t.state.leader}." in asked for asked in intended)
     assert t.public.evil_probability()[2] < 0.4
     roles = AVALON.render(t.state, None).partition("roles: ")[2]
     assert all(roles not in asked for asked in model.asked), "no prompt may hold the hidden roles"

@@ -176,8 +176,10 @@ class Table:
             return str(self._act_of(player))
         assert isinstance(self.game, Avalon)
         assert self.public is not None
-        guide = guide_for(self.state.roles[player], self.guides)
-        return speak(self.writer, self.game, self.state, player, guide, self.public, "").speech[:500]
+        guide, intention = guide_for(self.state.roles[player], self.guides), ""
+        if player in self.game.actors(self.state):  # the leader
+            intention = f"You intend to propose {self.describe(self._chosen(player))}."
+        return speak(self.writer, self.game, self.state, player, guide, self.public, intention).speech[:500]
 
     def _act_of(self, player: int) -> Act:
         assert isinstance(self.game, Avalon)
