@@ -43,6 +43,16 @@ def test_a_run_then_show_ideas_replay_export_arena_and_exploit(evolvent, run_fol
     assert "a perfect opponent wins" in exploited.out
 
 
+def test_a_guide_is_shown_as_what_it_is(evolvent, tmp_path):
+    settings = [part for pair in [*QUICK, "skill_kind=guide"] for part in ("--set", pair)]
+    assert evolvent("strategist", "run", "--game", "avalon", "--out", tmp_path / "run", *settings).code == 0
+    shown = evolvent("strategist", "show", tmp_path / "run")
+    assert "says how to talk" in shown.out
+    assert "every leaf" not in shown.out
+    assert "skills that move" in evolvent("strategist", "replay", tmp_path / "run").err
+    assert "learnt avalon" in evolvent("strategist", "exploit", tmp_path / "run").err
+
+
 def test_replay_notices_figures_that_are_not_true(evolvent, run_folder):
     started(evolvent, run_folder)
     path = next((run_folder / "stages").glob("*-final")) / "margins.json"

@@ -296,8 +296,9 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path):
             small(tmp_path, **wrong)
     with pytest.raises(ConfigError, match="needs a model"):
         make_proposer("llm", None, small(tmp_path), Budget(None))
-    with pytest.raises(ConfigError, match="exact exploitability"):
-        Strategist(None, make_game("avalon"), args=small(tmp_path, exploitability_weight=1.0))
+    for game, told in ((make_game("avalon"), "GOPS only"), (make_game("gops", num_cards=6), "at most 5 cards")):
+        with pytest.raises(ConfigError, match=told):
+            Strategist(None, game, args=small(tmp_path, exploitability_weight=1.0))
 
 
 def test_exploitability_counts_in_the_choice_of_the_best(tmp_path):

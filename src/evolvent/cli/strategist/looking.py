@@ -39,6 +39,9 @@ def show(
         for step in agent.lineage:
             table.add_row(step["id"], f"{step['score']:+.2f}", step["proposer"], step["idea"] or "given")
         console.print(table)
+        if agent.skill["kind"] in ("guide", "acts"):
+            console.print("It says how to talk; moves are taken by search over the seed skill.", highlight=False)
+            return
         search = SearchSettings(**agent.search)
         budget, selection = search.budget, search.resolved(agent.game == "avalon")
         console.print(
@@ -81,6 +84,8 @@ def replay(folder: RunFolder) -> None:
 
     agent = agent_from(str(folder), None, None)
     assert agent.file is not None
+    if agent.guides:
+        raise ConfigError(f"{folder}: replay is for skills that move; run the guide's command again in a new folder")
     stored = yaml.safe_load((folder / "config.yaml").read_text())
     args = StrategistConfig.model_validate({k: v for k, v in stored.items() if k != "method"})
     path = next(iter(sorted((folder / "stages").glob("*-final/margins.json"))), folder / "margins.json")
@@ -111,7 +116,10 @@ def exploit(
     played = game_from(game, game_settings or (["num_cards=4"] if game == "gops" else None))
     skill = player
     if player not in ("rollout", "random"):
-        skill = json.dumps(read_agent(player).skill, sort_keys=True)
+        file = read_agent(player)
+        if file.game != played.name:
+            raise ConfigError(f"{player} learnt {file.game}, which tells nothing about {played.name}")
+        skill = json.dumps(file.skill, sort_keys=True)
     agent = StrategistAgent(played, skill, SearchSettings(budget=budget or 100))
     with console.status("best responses at every state"):
         found = exploitability(played, agent.seat, seed=seed)  # type: ignore[arg-type]
