@@ -232,4 +232,7 @@ def test_the_server_answers_only_its_own_page(serving):
     assert "may not play 77" in wrong.value.read().decode()
     with pytest.raises(urllib.error.HTTPError, match="404"):
         post("api/move", {"action": 1}, **{"Content-Type": "text/plain"})
+    for body, headers in ((float("inf"), {}), (1, {"Content-Length": "-1"}), (1, {"Content-Length": "x"})):
+        with pytest.raises(urllib.error.HTTPError, match=r"40[04]"):
+            post("api/move", {"action": body}, **headers)
     assert "default-src 'none'" in page(table(), 0).replace("&#39;", "'")
