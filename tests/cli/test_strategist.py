@@ -33,11 +33,24 @@ def test_a_run_then_show_ideas_replay_export_arena_and_exploit(evolvent, run_fol
     target = tmp_path / "skill.json"
     assert evolvent("strategist", "export", run_folder, "--out", target).code == 0
     assert json.loads(target.read_text())["game"] == "gops"
+    refused = evolvent("strategist", "export", run_folder, "--out", tmp_path / "skill.py")
+    assert refused.code == 2
+    assert "this skill is a program" in " ".join(refused.err.split())
     arena = evolvent("strategist", "arena", run_folder, "random", "--pairs", 10, "--budget", 4)
     assert arena.code == 0
     assert "margin" in arena.out
     exploited = evolvent("strategist", "exploit", run_folder, "--game-set", "num_cards=3", "--budget", 10)
     assert "a perfect opponent wins" in exploited.out
+
+
+def test_a_guide_is_shown_as_what_it_is(evolvent, tmp_path):
+    settings = [part for pair in [*QUICK, "skill_kind=guide"] for part in ("--set", pair)]
+    assert evolvent("strategist", "run", "--game", "avalon", "--out", tmp_path / "run", *settings).code == 0
+    shown = evolvent("strategist", "show", tmp_path / "run")
+    assert "says how to talk" in shown.out
+    assert "every leaf" not in shown.out
+    assert "skills that move" in evolvent("strategist", "replay", tmp_path / "run").err
+    assert "learnt avalon" in evolvent("strategist", "exploit", tmp_path / "run").err
 
 
 def test_replay_notices_figures_that_are_not_true(evolvent, run_folder):
@@ -75,6 +88,11 @@ def test_a_game_in_the_terminal_through_the_command(evolvent, monkeypatch, tmp_p
         (["arena", "rollout", "random"], "--game"),
         (["show", "nowhere"], "strategist.json"),
         (["play", "rollout", "--seat", "9"], "seats 0 to 1"),
+        (["arena", "rollout", "random", "--game", "gops", "--pairs", "0"], "equal to"),
+        (["arena", "rollout", "random", "--game", "gops", "--budget", "0"], "equal to"),
+        (["rl", "ridge", "--episodes", "0"], "equal to"),
+        (["exploit", "rollout", "--game", "avalon"], "GOPS only"),
+        (["fit-beliefs", "none.jsonl", "--out", "t.json"], "none.jsonl: there is no such file"),
     ],
 )
 def test_bad_input_is_one_sentence(evolvent, tmp_path, monkeypatch, arguments, said):

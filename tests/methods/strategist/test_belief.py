@@ -154,7 +154,7 @@ def test_merlin_is_found_by_the_role_table():
 
 # -------------------------------------------------------------------------------------------- tables, logs
 
-RECORD = GameRecord((1, 0, 0, 4, 3), (*FIRST, *SECOND), target=-1)
+RECORD = GameRecord((4, 1, 0, 0, 3), (*FIRST, *SECOND), target=-1)
 
 
 def test_tables_are_smoothed_counts():
@@ -202,6 +202,11 @@ def test_games_of_self_play_survive_a_log(tmp_path):
         list(read_logs(wrong))
 
 
+def test_a_log_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.jsonl: there is no such file"):
+        list(read_logs(tmp_path / "none.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -210,6 +215,15 @@ def test_games_of_self_play_survive_a_log(tmp_path):
         ({"quests": [{"p": [[0, [9], []]], "team": None, "fails": 0}]}, "'team': expected seats 0 to 4"),
         ({"quests": [{"p": [], "team": [0, 1], "fails": 3}]}, "'fails'"),
         ({"quests": [{"team": [0]}]}, "'p' is missing"),
+        ({"quests": None}, "'quests': expected a list"),
+        ({"quests": [{"p": [], "team": None, "fails": 0}] * 6}, "'quests': .* 6 of them"),
+        ({"quests": [{"p": [[0, [0], []]] * 6, "team": None, "fails": 0}]}, "'p': .* 6 of them"),
+        ({"quests": [{"p": [[0, [0]]], "team": None, "fails": 0}]}, "'p': expected .leader"),
+        ({"quests": [{"p": [["x", [0], []]], "team": None, "fails": 0}]}, "'leader'"),
+        ({"quests": [{"p": [], "team": [0, 1, 2, 3, 4], "fails": 3}]}, "'fails': got 3, with 2 evil"),
+        ({"quests": [{"p": [], "team": [0, 1], "fails": 0.5}]}, "'fails': got 0.5"),
+        ({"target": 99}, "'target'"),
+        ({"roles": ["minion"] * 5}, "'roles': at most 4 evil"),
     ],
 )
 def test_a_bad_line_of_a_log_names_file_line_and_field(tmp_path, change, told):

@@ -40,6 +40,7 @@ def equal(one, other):
     np.testing.assert_array_equal(one.returns, other.returns)
     for a, b in zip(vars(one.replay).values(), vars(other.replay).values(), strict=True):
         np.testing.assert_array_equal(a, b)
+        assert a.tobytes() == b.tobytes()  # the sign of zero, too: it is printed in prompts
 
 
 @pytest.mark.parametrize(("game", "games"), [(GOPS, 24), (AVALON, 3)], ids=["gops", "avalon"])

@@ -195,3 +195,11 @@ def test_without_seccomp_strict_refuses_and_names_the_way_out(monkeypatch):
     monkeypatch.setattr(workers.seccomp, "available", lambda: False)
     with pytest.raises(ConfigError, match='sandbox="language"'):
         Worker(check_source(HARMLESS["by position"]), Limits())
+
+
+def test_a_kernel_that_refuses_the_filter_is_named_and_not_the_skill(monkeypatch, tmp_path):
+    (tmp_path / "worker.py").write_text(workers._WORKER.read_text())
+    (tmp_path / "seccomp.py").write_text("def lock():\n    raise OSError(22, 'refused')\n")
+    monkeypatch.setattr(workers, "_WORKER", tmp_path / "worker.py")
+    with pytest.raises(ConfigError, match=r'this kernel .*sandbox="language"'):
+        Worker(check_source(HARMLESS["by position"]), Limits())

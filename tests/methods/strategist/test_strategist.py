@@ -16,7 +16,7 @@ import pytest
 from scripted import ScriptedModel
 
 from evolvent import Strategist, StrategistAgent, StrategistConfig, make_game
-from evolvent.errors import ConfigError
+from evolvent.errors import ConfigError, ModelError
 from evolvent.methods.strategist.proposers.choosing import make_proposer
 from evolvent.methods.strategist.proposers.llm import Budget
 from evolvent.methods.strategist.sandbox.language import SkillError
@@ -295,8 +295,9 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path):
             small(tmp_path, **wrong)
     with pytest.raises(ConfigError, match="needs a model"):
         make_proposer("llm", None, small(tmp_path), Budget(None))
-    with pytest.raises(ConfigError, match="exact exploitability"):
-        Strategist(None, make_game("avalon"), args=small(tmp_path, exploitability_weight=1.0))
+    for game, told in ((make_game("avalon"), "GOPS only"), (make_game("gops", num_cards=6), "at most 5 cards")):
+        with pytest.raises(ConfigError, match=told):
+            Strategist(None, game, args=small(tmp_path, exploitability_weight=1.0))
 
 
 def test_exploitability_counts_in_the_choice_of_the_best(tmp_path):
@@ -320,6 +321,18 @@ def test_a_loaded_agent_is_the_skill_that_was_learnt(calm):
     assert agent.file.skill == result.best.to_json()
     assert agent.file.lineage[0]["id"] == "s0"
     assert seed_program(agent.game).to_json()["terms"][0]["feature"] == "score_difference"
+
+
+def test_a_loaded_agent_has_the_limits_that_its_skill_was_learnt_under(tmp_path):
+    kind = {"proposer": "llm", "skill_kind": "code", "num_seeds": 1, "evolutions": 0, "fuel": 50_000}
+    _, result = learnt(tmp_path / "run", ScriptedModel(), **kind)
+    agent = result.load()
+    assert agent.seat.evaluator.worker.limits.fuel == 50_000
+    agent.seat.evaluator.close()
+    path = result.agent / "strategist.json"
+    path.write_text(path.read_text().replace('"budget"', '"budgett"'))
+    with pytest.raises(ModelError, match=r"strategist\.json: field search: .*budgett"):
+        result.load()
 
 
 def test_with_auto_a_model_is_probed_and_what_it_cannot_do_falls_back_by_name(tmp_path):

@@ -105,9 +105,25 @@ def test_a_model_can_speak_and_listen_for_the_agents(tmp_path):
     while AVALON.speakers(t.state):
         t.advance()
     assert any("I was good all along." in line for line in t.told)
+    intended = [asked for asked in model.asked if "You intend to propose team" in asked]
+    assert len(intended) == 2, "the leader's worksheet holds what his search intends, and his speech the worksheet"
+    assert all(f"You are player {t.state.leader}." in asked for asked in intended)
     assert t.public.evil_probability()[2] < 0.4
     roles = AVALON.render(t.state, None).partition("roles: ")[2]
     assert all(roles not in asked for asked in model.asked), "no prompt may hold the hidden roles"
+
+
+def test_what_listeners_were_dealt_does_not_reach_the_table(tmp_path):
+    class Knower(ScriptedModel):
+        def _answer(self, prompt):
+            knows = "In this round of talk" in prompt and ", servant." not in prompt
+            return '{"0": 2, "1": 2}' if knows else "I have nothing to add. {}"
+
+    t = table(AVALON, (), seed=1, writer=Writer(Knower(), StrategistConfig(output_dir=tmp_path), Budget(None)))
+    before = t.public.evil_probability()
+    while AVALON.speakers(t.state):
+        t.advance()
+    assert (t.public.evil_probability() == before).all()
 
 
 def test_moves_out_of_turn_change_nothing():
@@ -216,4 +232,7 @@ def test_the_server_answers_only_its_own_page(serving):
     assert "may not play 77" in wrong.value.read().decode()
     with pytest.raises(urllib.error.HTTPError, match="404"):
         post("api/move", {"action": 1}, **{"Content-Type": "text/plain"})
+    for body, headers in ((float("inf"), {}), (1, {"Content-Length": "-1"}), (1, {"Content-Length": "x"})):
+        with pytest.raises(urllib.error.HTTPError, match=r"40[04]"):
+            post("api/move", {"action": body}, **headers)
     assert "default-src 'none'" in page(table(), 0).replace("&#39;", "'")

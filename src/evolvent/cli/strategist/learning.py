@@ -80,8 +80,8 @@ def rl(
     game: GameName = "gops",
     game_settings: GameSettings = None,
     budget: Budget = None,
-    episodes: Annotated[int, typer.Option(help="games of self-play")] = 320,
-    pairs: Annotated[int, typer.Option(help="game pairs of the measurement")] = 500,
+    episodes: Annotated[int, typer.Option(min=1, help="games of self-play")] = 320,
+    pairs: Annotated[int, typer.Option(min=1, help="game pairs of the measurement")] = 500,
     seed: Seed = 0,
 ) -> None:
     """A baseline: learn a value by regression or a network, and measure it against one playout a leaf."""

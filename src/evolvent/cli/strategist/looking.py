@@ -20,7 +20,7 @@ from evolvent.cli.strategist.options import (
     agent_from,
     game_from,
 )
-from evolvent.errors import DataError
+from evolvent.errors import ConfigError, DataError
 
 
 def show(
@@ -39,6 +39,9 @@ def show(
         for step in agent.lineage:
             table.add_row(step["id"], f"{step['score']:+.2f}", step["proposer"], step["idea"] or "given")
         console.print(table)
+        if agent.skill["kind"] in ("guide", "acts"):
+            console.print("It says how to talk; moves are taken by search over the seed skill.", highlight=False)
+            return
         search = SearchSettings(**agent.search)
         budget, selection = search.budget, search.resolved(agent.game == "avalon")
         console.print(
@@ -81,6 +84,8 @@ def replay(folder: RunFolder) -> None:
 
     agent = agent_from(str(folder), None, None)
     assert agent.file is not None
+    if agent.guides:
+        raise ConfigError(f"{folder}: replay is for skills that move; run the guide's command again in a new folder")
     stored = yaml.safe_load((folder / "config.yaml").read_text())
     args = StrategistConfig.model_validate({k: v for k, v in stored.items() if k != "method"})
     path = next(iter(sorted((folder / "stages").glob("*-final/margins.json"))), folder / "margins.json")
@@ -108,10 +113,13 @@ def exploit(
     from evolvent.methods.strategist.exploitability import exploitability
     from evolvent.methods.strategist.search.settings import SearchSettings
 
-    played = game_from(game, game_settings or ["num_cards=4"])
+    played = game_from(game, game_settings or (["num_cards=4"] if game == "gops" else None))
     skill = player
     if player not in ("rollout", "random"):
-        skill = json.dumps(read_agent(player).skill, sort_keys=True)
+        file = read_agent(player)
+        if file.game != played.name:
+            raise ConfigError(f"{player} learnt {file.game}, which tells nothing about {played.name}")
+        skill = json.dumps(file.skill, sort_keys=True)
     agent = StrategistAgent(played, skill, SearchSettings(budget=budget or 100))
     with console.status("best responses at every state"):
         found = exploitability(played, agent.seat, seed=seed)  # type: ignore[arg-type]
@@ -126,16 +134,18 @@ def export(
     folder: RunFolder,
     out: Annotated[Path, typer.Option("--out", help="file to write")],
 ) -> None:
-    """The best skill as one file: Python for a program of GOPS or code, JSON otherwise."""
+    """The best skill as one file: code as Python where its name ends in .py, else JSON that an agent is loaded from."""
     from evolvent.data.files import write_text
     from evolvent.methods.strategist.agent import read_agent
     from evolvent.methods.strategist.skills import CodeSkill, skill_from
 
     agent = read_agent(folder)
-    skill = skill_from(agent.skill)
-    content = (
-        f"{skill}\n" if isinstance(skill, CodeSkill) and out.suffix == ".py" else agent.model_dump_json(indent=1) + "\n"
-    )
+    skill, python = skill_from(agent.skill), out.suffix == ".py"
+    if python and not isinstance(skill, CodeSkill):
+        raise ConfigError(
+            f"{out}: only code is exported as Python, and this skill is a {skill.kind}; give a .json file"
+        )
+    content = f"{skill}\n" if python else agent.model_dump_json(indent=1) + "\n"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, content)
     console.print(f"{out}", soft_wrap=True, highlight=False)
@@ -157,5 +167,8 @@ def import_openspiel(
 def _read(path: Path, missing: str) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(missing)
-    found: dict[str, Any] = json.loads(path.read_text())
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); the run that wrote it can write it again") from error
     return found

@@ -19,11 +19,11 @@ GameName = Annotated[str, typer.Option("--game", help='"gops", "avalon" or "open
 GameSettings = Annotated[
     list[str] | None, typer.Option("--game-set", help="KEY=VALUE of the game, such as num_cards=6")
 ]
-Budget = Annotated[int | None, typer.Option("--budget", help="simulations for a move")]
+Budget = Annotated[int | None, typer.Option("--budget", min=1, help="simulations for a move")]
 Beliefs = Annotated[Path | None, typer.Option("--beliefs", help="tables that fit-beliefs wrote")]
 Player = Annotated[str, typer.Argument(help='a run folder, its best/, "rollout" or "random"')]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run")]
-Seed = Annotated[int, typer.Option("--seed", help="of deals, chance and searches")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="of deals, chance and searches")]
 
 
 def game_from(name: str, settings: list[str] | None) -> Game:

@@ -35,7 +35,7 @@ def arena(
     game: Annotated[str | None, typer.Option("--game", help="if no folder says which")] = None,
     game_settings: GameSettings = None,
     budget: Budget = None,
-    pairs: Annotated[int, typer.Option(help="game pairs of each match")] = 200,
+    pairs: Annotated[int, typer.Option(min=1, help="game pairs of each match")] = 200,
     seed: Seed = 0,
 ) -> None:
     """A round robin with seats swapped and common deals: margins with intervals, and ratings."""

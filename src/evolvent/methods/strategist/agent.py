@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -37,6 +37,7 @@ class AgentFile(BaseModel):
         proposer: who made it, honestly.
         search: settings of its search.
         sandbox: level that code ran under.
+        fuel, worker_memory_mb, worker_timeout_s: its other limits, see :class:`Limits`.
         lineage: from the seed to this skill: idea, proposer and rating of each step.
     """
 
@@ -45,7 +46,10 @@ class AgentFile(BaseModel):
     skill: dict[str, Any]
     proposer: str
     search: dict[str, Any]
-    sandbox: str = "strict"
+    sandbox: Literal["strict", "language"] = "strict"
+    fuel: int = 20_000
+    worker_memory_mb: int = 512
+    worker_timeout_s: float = 5.0
     lineage: list[dict[str, Any]] = []
 
 
@@ -101,7 +105,7 @@ class StrategistAgent:
         """
         file = read_agent(folder)
         search = {**file.search, **({"budget": budget} if budget else {})}
-        limits = Limits(level="language" if file.sandbox == "language" else "strict")
+        limits = Limits(file.fuel, file.worker_memory_mb, file.worker_timeout_s, file.sandbox)
         skill: Skill = skill_from(file.skill)
         game = make_game(file.game, **{k: v for k, v in file.settings.items() if k != "spiel_name"})
         guides: dict[str, Guide] = {}
@@ -140,7 +144,12 @@ def read_agent(folder: str | Path) -> AgentFile:
     for path in (Path(folder) / FILE, Path(folder) / "best" / FILE):
         if path.is_file():
             try:
-                return AgentFile.model_validate_json(path.read_text())
+                file = AgentFile.model_validate_json(path.read_text())
+                SearchSettings(**file.search)
             except ValidationError as error:
-                raise ModelError(f"{path}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+                field = ".".join(map(str, error.errors()[0]["loc"]))
+                raise ModelError(f"{path}: {field and f'field {field}: '}{error.errors()[0]['msg']}") from error
+            except TypeError as error:
+                raise ModelError(f"{path}: field search: {error}") from error
+            return file
     raise ModelError(f"{folder}: no {FILE}; give the folder of a finished run, or its best/")

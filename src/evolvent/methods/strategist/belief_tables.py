@@ -7,7 +7,7 @@ Games come from self-play or from logs: JSONL of one game a line,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -165,6 +165,8 @@ def read_logs(path: str | Path) -> Iterator[GameRecord]:
     Raises:
         DataError: names file, line and field of what does not fit.
     """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: there is no such file; give a log of games, one JSON object a line")
     for number, row in read_jsonl(path):
         try:
             yield _record(row)
@@ -195,22 +197,41 @@ def _record(row: dict[str, Any]) -> GameRecord:
     n = row["n"]
     if n not in EVIL:
         raise ValueError(f"field 'n': expected 5 to 10 players, got {n!r}")
-    if len(row["roles"]) != n or (unknown := set(row["roles"]) - set(ROLES)):
-        raise ValueError(f"field 'roles': expected {n} of {', '.join(ROLES)}, got {row['roles'] if n else unknown}")
+    if not isinstance(row["roles"], list) or len(row["roles"]) != n or any(role not in ROLES for role in row["roles"]):
+        raise ValueError(f"field 'roles': expected {n} of {', '.join(ROLES)}, got {row['roles']}")
+    roles = tuple(ROLES.index(role) for role in row["roles"])
+    evil = sum(1 << seat for seat, role in enumerate(roles) if role >= FIRST_EVIL)
+    if evil.bit_count() > MOST_EVIL:
+        raise ValueError(f"field 'roles': at most {MOST_EVIL} evil players, got {row['roles']}")
     events: list[Any] = []
-    for quest in row["quests"]:
-        for leader, team, approvers in quest["p"]:
+    for quest in _listed(row["quests"], "quests", 5):
+        for proposal in _listed(quest["p"], "p", 5):
+            if not isinstance(proposal, list) or len(proposal) != 3:
+                raise ValueError(f"field 'p': expected [leader, team, approvers], got {proposal}")
+            leader, team, approvers = proposal
+            _mask([leader], n, "leader")
             events += [Proposal(leader, _mask(team, n, "team")), Ballot(_mask(approvers, n, "approvers"))]
         if quest["team"] is not None:
-            if not 0 <= quest["fails"] <= len(quest["team"]):
-                raise ValueError(f"field 'fails': {quest['fails']!r} of a team of {len(quest['team'])}")
-            events.append(QuestResult(_mask(quest["team"], n, "team"), quest["fails"]))
+            team, fails = _mask(quest["team"], n, "team"), quest["fails"]
+            if not isinstance(fails, int) or not 0 <= fails <= (team & evil).bit_count():
+                most = (team & evil).bit_count()
+                raise ValueError(f"field 'fails': got {fails!r}, with {most} evil players on team {quest['team']}")
+            events.append(QuestResult(team, fails))
     target = row.get("target")
-    return GameRecord(tuple(ROLES.index(r) for r in row["roles"]), tuple(events), -1 if target is None else target)
+    if target is not None:
+        _mask([target], n, "target")
+    return GameRecord(roles, tuple(events), -1 if target is None else target)
 
 
-def _mask(seats: Sequence[int], n: int, field: str) -> int:
-    if not all(isinstance(seat, int) and 0 <= seat < n for seat in seats):
+def _listed(found: Any, field: str, most: int) -> list[Any]:
+    if not isinstance(found, list) or len(found) > most:
+        got = f"{len(found)} of them" if isinstance(found, list) else repr(found)
+        raise ValueError(f"field {field!r}: expected a list of at most {most}, got {got}")
+    return found
+
+
+def _mask(seats: Any, n: int, field: str) -> int:
+    if not isinstance(seats, list) or not all(isinstance(seat, int) and 0 <= seat < n for seat in seats):
         raise ValueError(f"field {field!r}: expected seats 0 to {n - 1}, got {seats}")
     return sum(1 << seat for seat in set(seats))
 

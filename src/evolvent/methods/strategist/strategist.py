@@ -25,7 +25,7 @@ from evolvent.methods.strategist.belief_tables import GameRecord, log_line, read
 from evolvent.methods.strategist.config import StrategistConfig
 from evolvent.methods.strategist.dialogue.rehearsal import SILENCE, Rehearsal
 from evolvent.methods.strategist.executors import Serial, make_executor
-from evolvent.methods.strategist.exploitability import exploitability
+from evolvent.methods.strategist.exploitability import check_exploitable, exploitability
 from evolvent.methods.strategist.games.avalon import Avalon
 from evolvent.methods.strategist.games.gops import Gops
 from evolvent.methods.strategist.games.protocol import Game
@@ -134,8 +134,8 @@ class Strategist:
         self.game: Game = make_game(game) if isinstance(game, str) else game
         self.args = args
         self.on_progress: OnProgress = on_progress or (lambda *_: None)
-        if args.exploitability_weight and not isinstance(self.game, Gops):
-            raise ConfigError("exploitability_weight: exact exploitability is there for gops of up to 5 cards only")
+        if args.exploitability_weight:
+            check_exploitable(self.game)
         if args.skill_kind == "guide" and not isinstance(self.game, Avalon):
             raise ConfigError(f'skill_kind="guide": nobody talks in {self.game.name}; guides are learnt in avalon')
         self.selection = args.search.resolved(isinstance(self.game, Avalon))
@@ -300,7 +300,8 @@ class Strategist:
         self.memory.write(folder.folder)
         agent = AgentFile(
             game=self.game.name, settings=dict(self.game.settings), skill=_skill(best).to_json(),
-            proposer=best.proposer, search=vars(self.args.search), sandbox=self.args.sandbox,
+            proposer=best.proposer, search=vars(self.args.search), sandbox=self.args.sandbox, fuel=self.args.fuel,
+            worker_memory_mb=self.args.worker_memory_mb, worker_timeout_s=self.args.worker_timeout_s,
             lineage=[_step(node, self.memory.queue.ideas) for node in self.memory.tree.lineage(best)],
         )  # fmt: skip
         write_agent(folder.path("best"), agent)

@@ -17,7 +17,7 @@ from evolvent.methods.strategist.belief_tables import BeliefTables
 from evolvent.methods.strategist.dialogue.acts import Act, ActPolicy, heard, parse_act
 from evolvent.methods.strategist.dialogue.spoken import guide_for, kind_of, listen, mean_evidence, speak
 from evolvent.methods.strategist.games.avalon import Avalon
-from evolvent.methods.strategist.games.avalon_rules import seats_of
+from evolvent.methods.strategist.games.avalon_rules import SERVANT, seats_of
 from evolvent.methods.strategist.games.gops import Gops
 from evolvent.methods.strategist.games.protocol import CHANCE, Action, Game, State, check_actions, draw_outcome
 from evolvent.methods.strategist.games.rng import Stream, key_of
@@ -176,8 +176,10 @@ class Table:
             return str(self._act_of(player))
         assert isinstance(self.game, Avalon)
         assert self.public is not None
-        guide = guide_for(self.state.roles[player], self.guides)
-        return speak(self.writer, self.game, self.state, player, guide, self.public, "").speech[:500]
+        guide, intention = guide_for(self.state.roles[player], self.guides), ""
+        if player in self.game.actors(self.state):  # the leader
+            intention = f"You intend to propose {self.describe(self._chosen(player))}."
+        return speak(self.writer, self.game, self.state, player, guide, self.public, intention).speech[:500]
 
     def _act_of(self, player: int) -> Act:
         assert isinstance(self.game, Avalon)
@@ -214,7 +216,8 @@ class Table:
             return {}
         listeners = listen(self.writer, self.game, self.state, self.unheard)
         self.unheard = []
-        return mean_evidence(list(listeners.values()))
+        roles = self.state.roles  # what Merlin or evil make of it would tell the whole table what they were dealt
+        return mean_evidence([found for p, found in listeners.items() if roles[p] == SERVANT])
 
     # -------------------------------------------------------------------------------------------- storage
 

@@ -79,14 +79,15 @@ def make_server(table: Table, viewer: int | None, port: int) -> ThreadingHTTPSer
 
         def do_POST(self) -> None:
             path = urlsplit(self.path).path
-            length = int(self.headers.get("Content-Length") or 0)
+            length = self.headers.get("Content-Length") or "0"
             if not self._ours():
                 return
-            if path not in answers or length > MAX_BODY or self.headers.get("Content-Type") != "application/json":
+            readable = length.isdecimal() and int(length) <= MAX_BODY
+            if path not in answers or not readable or self.headers.get("Content-Type") != "application/json":
                 self._send(404, b"{}", "application/json")
                 return
             try:
-                asked = json.loads(self.rfile.read(length) or b"{}")
+                asked = json.loads(self.rfile.read(int(length)) or b"{}")
             except ValueError:
                 asked = None
             if not isinstance(asked, dict):
@@ -105,7 +106,7 @@ def make_server(table: Table, viewer: int | None, port: int) -> ThreadingHTTPSer
             try:
                 with one_at_a_time:
                     status, answer = 200, function(asked)
-            except (EvolventError, KeyError, ValueError, TypeError) as error:
+            except (EvolventError, KeyError, ValueError, TypeError, OverflowError) as error:
                 status, answer = 400, {"error": str(error)}
             self._send(status, json.dumps(answer).encode(), "application/json; charset=utf-8")
 

@@ -20,6 +20,7 @@ from types import FunctionType
 from typing import Any
 
 READY, DONE, FAILED = b"r", b"d", b"f"
+NO_LOCK = 70  # exit code where the kernel refuses the filter; the parent knows it
 
 
 def main() -> None:
@@ -40,7 +41,10 @@ def main() -> None:
         sys.path.insert(0, sys.argv[6])
         import seccomp  # type: ignore[import-not-found]  # its folder is put on the path above
 
-        seccomp.lock()
+        try:
+            seccomp.lock()
+        except OSError:
+            os._exit(NO_LOCK)
     length = struct.unpack("=i", _read(4))[0]
     source = _read(length).decode()
     try:

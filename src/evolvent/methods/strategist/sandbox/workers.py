@@ -33,6 +33,11 @@ Level = Literal["strict", "language"]
 SHARED_BYTES = 1 << 23
 BATCH = 1024  # states in one message
 FORBIDDEN = "a forbidden system call"
+NO_LOCK = 70  # exit code of a worker whose kernel refuses the filter
+UNLOCKED = (
+    "{} has no seccomp filter here, so skills written by a model are not run: "
+    'sandbox="language" runs them inside the language only'
+)
 _WORKER = Path(__file__).with_name("worker.py")
 
 
@@ -66,15 +71,12 @@ class Worker:
 
     Raises:
         SkillError: the skill does not load.
-        ConfigError: level "strict" on a machine without seccomp.
+        ConfigError: level "strict" on a machine without seccomp, or whose kernel refuses the filter.
     """
 
     def __init__(self, checked: CheckedSource, limits: Limits) -> None:
         if limits.level == "strict" and not seccomp.available():
-            raise ConfigError(
-                f"{sys.platform} has no seccomp filter here, so skills written by a model are not run: "
-                'sandbox="language" runs them inside the language only'
-            )
+            raise ConfigError(UNLOCKED.format(sys.platform))
         self.limits = limits
         descriptor = os.memfd_create("skill") if hasattr(os, "memfd_create") else _unlinked_file()
         os.ftruncate(descriptor, SHARED_BYTES)
@@ -170,9 +172,11 @@ class Worker:
 
     def _died(self) -> None:
         code = self._process.wait()
+        if code == NO_LOCK:
+            raise ConfigError(UNLOCKED.format("this kernel"))
         if code == -signal.SIGSYS:
             raise SecurityError(f"{FORBIDDEN}: the kernel ended the worker")
-        raise WorkerLostError(f"the worker ended by itself (code {code}), most likely for want of memory")
+        raise WorkerLostError(f"the worker ended by itself (code {code}), most likely for want of memory or stack")
 
 
 def _read_values(content: bytes, states: int, players: int) -> tuple[NDArray[np.float64], bytes]:

@@ -67,7 +67,7 @@ class GopsForest:
                     policy={p: policy[i, p, :size] for p in (0, 1)},
                     visits={p: counts[i, p, :size].astype(np.int64) for p in (0, 1)},
                     values={p: values[p] for p in (0, 1)},
-                    value=np.array([means[i], -means[i]]),
+                    value=np.array([means[i], 0.0 - means[i]]),  # 0 has no sign here, as in the reference
                 )
             )
         return found

@@ -96,4 +96,4 @@ def _search(
         for other in (0, 1):
             mine = seating[which, other] == seat
             policy[which[mine], other] = found[mine, other, : policy.shape[-1]]
-            expected[which[mine], other] = means[mine] if other == 0 else -means[mine]
+            expected[which[mine], other] = means[mine] if other == 0 else 0.0 - means[mine]
