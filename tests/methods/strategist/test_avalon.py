@@ -29,6 +29,7 @@ from evolvent.methods.strategist.games.avalon_rules import ROLES, RoleSet, seen_
 from evolvent.methods.strategist.games.protocol import IllegalActionError
 from evolvent.methods.strategist.games.registry import make_game
 from evolvent.methods.strategist.games.rng import Stream, key_of
+from evolvent.methods.strategist.proposers.llm import heading
 
 ALL = ("percival", "morgana", "mordred", "oberon")
 TABLES = [(5, (), "evil_wins"), (5, ("morgana",), "auto_approve"), (7, ALL[:2], "evil_wins"), (10, ALL, "evil_wins")]
@@ -221,3 +222,21 @@ def test_a_proposal_and_a_vote_come_in_their_phases():
     with pytest.raises(IllegalActionError, match="player 1 may not act in phase 'propose'"):
         game.step(state, {1: 3})
     assert game.step(state, {0: 3}).phase == VOTE
+
+
+def test_a_model_is_told_the_rules_that_are_played():
+    printed, official, large = (
+        heading(make_game("avalon", **settings))
+        for settings in ({}, {"fifth": "auto_approve"}, {"num_players": 7, "roles": ["percival"]})
+    )
+    assert "five rejected teams in a row" in printed
+    assert "five rejected teams" not in official
+    assert "two fails" not in printed
+    assert "the fourth with two fails only" in large
+
+
+def test_percival_alone_with_merlin_is_not_told_of_a_morgana_at_his_side():
+    game = make_game("avalon", num_players=5, roles=["percival"])
+    state = game.initial(0)
+    percival, merlin = (state.roles.index(ROLES.index(role)) for role in ("percival", "merlin"))
+    assert f"percival; Merlin or Morgana: {merlin}" in game.render(state, percival)

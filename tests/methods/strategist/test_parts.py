@@ -27,6 +27,7 @@ from evolvent.methods.strategist.sandbox.workers import Limits
 from evolvent.methods.strategist.search.evaluators import Rollouts
 from evolvent.methods.strategist.search.settings import SearchSettings
 from evolvent.methods.strategist.skills import skill_from
+from evolvent.methods.strategist.skills.code import reachable_states
 from evolvent.methods.strategist.skills.guide import GuideSkill
 from evolvent.methods.strategist.skills.program import Edit, Expression, ProgramSkill, expressions, seed_program
 from evolvent.methods.strategist.tournament import Player, self_play
@@ -291,3 +292,13 @@ def test_guides_are_read_and_cut_to_six_questions():
     assert skill_from(guide.to_json()) == guide
     with pytest.raises(SkillError):
         GuideSkill.parse("evil", "I would rather not.")
+
+
+def test_where_winning_counts_the_score_so_far_is_fitted_like_everything_else():
+    game = make_game("gops", num_cards=6, win_loss=True)
+    encoded = reachable_states(game, 130)
+    features = game.features(encoded).astype(float)
+    outcome = 0.1 * features[:, 0] + 0.05 * features[:, 1]
+    skill = ProgramSkill({Expression("score_difference"): 1.0, Expression("hand_sum_difference"): 1.0})
+    fitted = skill.refit(game, encoded, outcome, ridge=1e-6)
+    assert list(fitted.weights.values()) == pytest.approx([0.1, 0.05], abs=1e-3)

@@ -427,7 +427,7 @@ class Avalon:
             lines.append("roles: " + ", ".join(f"{seat} {ROLES[role]}" for seat, role in enumerate(state.roles)))
         if viewer is not None and state.roles:
             role, seen = state.roles[viewer], seen_by(state.roles, viewer)
-            what = "Merlin and Morgana are" if role == PERCIVAL else "evil you see:"
+            what = "Merlin or Morgana:" if role == PERCIVAL else "evil you see:"
             lines.append(f"you are player {viewer}, {ROLES[role]}" + (f"; {what} {_seats(seen)}" if seen else ""))
         lines += [_told(event) for event in state.history[-12:]]
         return "\n".join(lines)

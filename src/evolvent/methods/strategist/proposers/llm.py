@@ -34,8 +34,8 @@ RULES = {
     ),
     "avalon": (
         "The game is The Resistance: Avalon with {n} players. A leader proposes a team, all vote, the team goes on a "
-        "quest; evil players may fail it. Three successful quests win for good unless the Assassin names Merlin; three "
-        "failed quests, or five rejected teams in a row, win for evil."
+        "quest; evil players may fail it{needed}. Three successful quests win for good unless the Assassin names "
+        "Merlin; three failed quests{rejected} win for evil."
     ),
 }
 SIGNATURES = {
@@ -212,7 +212,11 @@ def heading(game: Game) -> str:
     """What all prompts about a game begin with."""
     ties = "carries over" if game.settings.get("ties") == "carry" else "loses it"
     count = game.settings.get("num_cards", game.num_players)
-    rules = RULES.get(game.name, f"The game is {game.name}.").format(n=count, ties=ties)
+    rejected = ", or five rejected teams in a row," if game.settings.get("fifth") == "evil_wins" else ""
+    needed = ", the fourth with two fails only" if game.num_players >= 7 else ""
+    rules = RULES.get(game.name, f"The game is {game.name}.").format(
+        n=count, ties=ties, rejected=rejected, needed=needed
+    )
     fields = ", ".join(game.view(game.encode([game.initial(0)])[0]))
     signature = SIGNATURES.get(game.name, "`values` is a tuple with the expected return of each player.")
     return render("head", rules=rules, fields=fields, signature=signature)

@@ -143,7 +143,7 @@ class ProgramSkill:
     def refit(self, game: Game, encoded: Encoded, outcome: NDArray[np.float64], *, ridge: float) -> ProgramSkill:
         """The same expressions with weights by ridge regression of the outcome of team 0.
 
-        In GOPS what is regressed is the outcome minus the score so far, whose weight stays 1.
+        In GOPS by points what is regressed is the outcome minus the score so far, whose weight stays 1.
 
         Args:
             game: the rules.
@@ -152,7 +152,8 @@ class ProgramSkill:
             ridge: λ on standardised columns.
         """
         features = game.features(encoded)
-        fixed = {Expression("score_difference"): 1.0} if "score_difference" in game.feature_names else {}
+        by_points = "score_difference" in game.feature_names and not game.settings.get("win_loss")
+        fixed = {Expression("score_difference"): 1.0} if by_points else {}
         free = [e for e in self.weights if e not in fixed]
         if not free:
             return self
