@@ -207,6 +207,7 @@ def test_address_brings_everything_back_and_back_goes_back(open_page):
     page.click("button:has-text('Compare 2')")
     assert page.locator("table.compare thead a").all_inner_texts() == ["PolyNC", "TransPolymer"]
     page.click("table.compare thead a >> nth=0")
+    page.wait_for_selector("dl.facts")  # a link changes the address; the page follows in an event of its own
     assert page.locator("main h2").last.inner_text() == "PolyNC"
     assert "survey-table" in page.locator("dl.facts").inner_text()
     page.go_back()
