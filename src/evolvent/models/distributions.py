@@ -12,6 +12,8 @@ from evolvent.models.batching import run_batches, token_budget_batches
 from evolvent.models.local import HELD_BATCHES, MAX_SCORED_POSITIONS, LocalModel
 from evolvent.models.prefixes import Tokens, in_chunks, length_of, past
 
+IMPOSSIBLE = -60000.0  # least stored log-probability: float16 ends at -65504, and -inf would make 0 * inf of it
+
 
 @dataclass(frozen=True, slots=True)
 class TokenDistributions:
@@ -113,6 +115,5 @@ def _compress(logits: torch.Tensor, target: torch.Tensor, top_k: int | None, tem
     if top_k is not None and top_k < logits.shape[-1]:
         kept, order = log_probs.topk(top_k, dim=-1)
         ids, log_probs = order.int().cpu(), kept
-    # float16 ends at -65504; nothing that improbable matters, and -inf would make 0 * inf of it
-    stored = log_probs.clamp(min=-60000).half().cpu()
+    stored = log_probs.clamp(min=IMPOSSIBLE).half().cpu()
     return TokenDistributions(ids, stored, gold.cpu(), entropy.cpu(), (logits.argmax(-1) == target).cpu())

@@ -13,14 +13,13 @@ from evolvent.methods.selfparam.injection import put_first
 from evolvent.methods.selfparam.measure import Answers, answer
 from evolvent.methods.selfparam.pairs import QAPair
 from evolvent.methods.selfparam.teacher import Teacher
+from evolvent.models.distributions import IMPOSSIBLE
 from evolvent.models.local import LocalModel
 from evolvent.training.distillation import SoftTargets
 from evolvent.training.examples import EncodedExample
 
 if TYPE_CHECKING:
     from evolvent.methods.selfparam.selfparam import SelfParam
-
-IMPOSSIBLE = -60000.0  # a log-probability that float16 holds; -inf would make 0 * inf of it
 
 
 def found_by_words(passages: Sequence[Passage], pairs: Sequence[QAPair]) -> dict[str, Passage]:

@@ -12,7 +12,7 @@ import torch
 from evolvent.errors import NothingSelectedError
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.pairs import QAPair
-from evolvent.models.distributions import TokenDistributions
+from evolvent.models.distributions import IMPOSSIBLE, TokenDistributions
 from evolvent.runs.stages import digest
 from evolvent.training.distillation import SoftTargets
 from evolvent.training.examples import EncodedExample
@@ -70,7 +70,7 @@ def labelled(predictions: TokenDistributions, answer: Sequence[int], weight: flo
     if ids is not None:
         mass[:, -1:] *= kept
     mass = mass.scatter_add(1, place, torch.full_like(given, weight, dtype=mass.dtype)) / (1 + weight)
-    log_probs = mass.log().clamp(min=torch.finfo(predictions.log_probs.dtype).min)
+    log_probs = mass.log().clamp(min=IMPOSSIBLE)
     return replace(predictions, ids=ids, log_probs=log_probs.to(predictions.log_probs.dtype))
 
 

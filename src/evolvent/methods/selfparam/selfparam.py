@@ -269,11 +269,11 @@ class SelfParam(Storage):
             texts = self.retention or sampled_texts(base, 96, args.retention_tokens, args.seed)
             held, trained = held_out(base, texts, args.retention_tokens, MEASURED_PIECES, TRAINED_PIECES)
             if args.retention_rows and args.retention_weight and trained:
-                pieces = [(t[:1], t[1:]) for t in trained]
+                general = [(t[:1], t[1:]) for t in trained]
                 TeacherCache(folder / "text", {"top_k": args.top_k}).compute(
-                    pieces,
-                    lambda part: token_distributions(base, pieces[part], top_k=args.top_k),
-                    lambda done: self.on_progress("teacher", done, len(pieces), "pieces of general text"),
+                    general,
+                    lambda part: token_distributions(base, general[part], top_k=args.top_k),
+                    lambda done: self.on_progress("teacher", done, len(general), "pieces of general text"),
                 )
             stored = {"students": students, "lengths": lengths, "alone": alone, "held": held, "trained": trained}
             (folder / "rows.json").write_text(json.dumps(stored))
@@ -310,15 +310,15 @@ class SelfParam(Storage):
     def train_baselines(self) -> dict[str, list[Trained]]:
         """The same model fine-tuned on the same pairs (SFT), without replay, or on the passages themselves."""
         rows, facts = self._distilled_rows(), self._facts()
-        labelled = [[certain(row) if self.text else hard(row) for row in group] for group in rows]
+        sft = [[certain(row) if self.text else hard(row) for row in group] for group in rows]
         bare = [[hard(row) for row in group] for group in rows]
         train = partial(train_in_turn, self)
         made: dict[str, Callable[[], list[Trained]]] = {
-            "sft": partial(train, "sft", labelled, facts, text=self.text),
+            "sft": partial(train, "sft", sft, facts, text=self.text),
             "sft_bare": partial(train, "sft_bare", bare, facts),
         }
         if self.args.mode == "sequential":
-            made["sft_replay"] = partial(train, "sft_replay", labelled, facts, replay=True, text=self.text)
+            made["sft_replay"] = partial(train, "sft_replay", sft, facts, replay=True, text=self.text)
             made["no_replay"] = partial(train, "no_replay", rows, facts, text=self.text)
         self.trained: dict[str, list[Trained]] = {n: made[n]() for n in self.args.baselines if n in made}
         if "ft_context" in self.args.baselines:

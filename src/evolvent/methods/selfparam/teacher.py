@@ -27,7 +27,7 @@ from evolvent.data.records import Passage
 from evolvent.errors import DataError, ModelError
 from evolvent.methods.selfparam.config import SelfParamConfig
 from evolvent.methods.selfparam.pairs import QAPair
-from evolvent.models.distributions import TokenDistributions, token_distributions
+from evolvent.models.distributions import IMPOSSIBLE, TokenDistributions, token_distributions
 from evolvent.models.local import LocalModel
 from evolvent.models.protocol import Message, Prompt
 
@@ -268,7 +268,7 @@ def _amplified(
     if ids is not None:
         made, order = made.sort(-1, descending=True)
         ids = ids.gather(-1, order)
-    return replace(read, ids=ids, log_probs=made.clamp(min=-60000).half(), entropy=entropy)
+    return replace(read, ids=ids, log_probs=made.clamp(min=IMPOSSIBLE).half(), entropy=entropy)
 
 
 def drawn(shares: Mapping[Format, float], key: str) -> Format:
