@@ -56,9 +56,10 @@ def build_report(method: Strategist, metrics: Mapping[str, Any]) -> Report:
     report.table("Strength on fresh deals", *_strength_table(method), strong=0)
     points = {n.id: (n.evolution, n.score, Z95 * n.error, n.parent) for n in tree.nodes.values() if n.failed is None}
     on_path = [n.id for n in tree.lineage(best)]
+    failed = metrics["skills/failed"]
     caption = (
         f"Every skill with its 95 % interval; lines lead from parent to child, {' → '.join(on_path)} is the way to the "
-        f"best one. {metrics['skills/failed']} failed skills are not drawn."
+        f"best one.{f' Not drawn: {failed} that failed.' if failed else ''}"
     )
     report.figure("Rating over generations", plots.family_tree(points, on_path, label="rating, points a game"), caption)
     if len(method.games) >= LEAST_GAMES:
