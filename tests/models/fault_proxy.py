@@ -53,15 +53,10 @@ class FaultProxy:
         with self.lock:
             self.requests.append(body)
             fault = self.faults.pop(0) if self.faults else self.always
-            self.in_flight += 1
-            self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             self.answer(handler, body, fault)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client gave up on a hanging answer
-        finally:
-            with self.lock:
-                self.in_flight -= 1
 
     def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any], fault: str | None) -> None:
         if fault in ("429", "500", "401", "404"):
@@ -94,11 +89,17 @@ class FaultProxy:
         request = urllib.request.Request(
             self.target + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
+        with self.lock:
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             with urllib.request.urlopen(request, timeout=120) as response:
                 return response.status, json.loads(response.read())
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
+        finally:  # before the client is answered, who may ask the next thing at once
+            with self.lock:
+                self.in_flight -= 1
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
