@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -53,10 +54,8 @@ class FaultProxy:
         with self.lock:
             self.requests.append(body)
             fault = self.faults.pop(0) if self.faults else self.always
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client gave up on a hanging answer
             self.answer(handler, body, fault)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the client gave up on a hanging answer
 
     def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any], fault: str | None) -> None:
         if fault in ("429", "500", "401", "404"):
